@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Checks everything: style, types, import rules, tests. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/environment.sh
+
+packages=()
+for pair in storescu:dcmtk Orthanc:orthanc dciodvfy:dicom3tools plastimatch:plastimatch strace:strace; do
+    command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
+done
+if [ ${#packages[@]} -gt 0 ]; then
+    install_debian "${packages[@]}" || echo "the tests that need them will say so" >&2
+fi
+make_environment .venv-test deploy/requirements-test.lock
+
+export PATH="$PWD/.venv-test/bin:$PATH"
+if [ $# -eq 0 ]; then
+    ruff check .
+    ruff format --check .
+    mypy
+    lint-imports
+fi
+exec python -m pytest "$@"

@@ -1,0 +1,163 @@
+"""DICOM datasets -> `values.Case`; the only reader of attributes.
+
+Refuses rather than repairs: a CT or structure set that is unfit is rejected with every reason that
+was found; an MR series or a dose that is unfit is left out with a finding. Deliberately registers,
+resamples and interpolates nothing, and never tells a patient's name or identifier.
+
+Read first: DICOM PS3.3 C.7.6.2 (Image Plane Module) and C.8.8.5 to C.8.8.6 (structure set).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pydicom import Dataset
+
+from handlers.decode.attributes import failure, has_failure, text_of
+from handlers.decode.dose import decode_dose
+from handlers.decode.images import DecodedSeries, decode_series, slice_index_of_instances
+from handlers.decode.structures import check_structures, decode_structures
+from handlers.errors import InputRejectedError
+from handlers.values import Case, DoseGrid, Finding, Image, Severity
+
+__all__ = ["CaseDatasets", "DecodedCase", "decode_case"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CaseDatasets:
+    """The objects of one case, with pixel data and file meta information, in any order.
+
+    Attributes:
+        ct: The planning CT series.
+        structure_set: The RT Structure Set drawn on it.
+        mr: MR series by Series Instance UID.
+        dose: RT Dose, or None.
+    """
+
+    ct: Sequence[Dataset]
+    structure_set: Dataset
+    mr: Mapping[str, Sequence[Dataset]]
+    dose: Dataset | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedCase:
+    """A case and the objects it came from.
+
+    Attributes:
+        case: The values, with all findings.
+        ct: One dataset for each slice of the CT image, in its order (an enhanced multi-frame object
+            once for each frame).
+        mr: Likewise for each MR series that was accepted, by Series Instance UID.
+        structure_set: As received.
+        lost_contours: How many closed contours of an ROI do not count in its voxels, by ROI number;
+            a target that is listed here is not what was drawn.
+    """
+
+    case: Case
+    ct: tuple[Dataset, ...]
+    mr: Mapping[str, tuple[Dataset, ...]]
+    structure_set: Dataset
+    lost_contours: Mapping[int, int]
+
+
+def decode_case(datasets: CaseDatasets) -> DecodedCase:
+    """Return the case that the objects make.
+
+    Raises:
+        InputRejectedError: CT or structure set are unfit; `reasons` lists all that was found.
+    """
+    patient = _patients(datasets.ct)
+    ct = decode_series(datasets.ct, "CT")
+    frames = {text_of(ds, "FrameOfReferenceUID") for ds in datasets.ct}
+    found = [
+        *ct.findings,
+        *_check_patient(patient, datasets.structure_set),
+        *check_structures(datasets.structure_set, frames.pop() if len(frames) == 1 else ""),
+    ]
+    image, structures = ct.image, None
+    if image is not None and not has_failure(found):
+        structures = decode_structures(
+            datasets.structure_set, image.geometry, slice_index_of_instances(ct.datasets)
+        )
+        found += structures.findings
+    if (
+        image is None
+        or structures is None
+        or structures.structure_set is None
+        or has_failure(found)
+    ):
+        raise InputRejectedError(
+            [finding.text for finding in found if finding.severity is Severity.FAILURE],
+            hint="correct what is listed at the sender and send the objects again",
+        )
+    mr, mr_findings = _decode_mr(datasets.mr, patient)
+    dose, dose_findings = _decode_dose(datasets.dose, image, patient)
+    case = Case(
+        image,
+        structures.structure_set,
+        tuple(series.image for series in mr.values() if series.image is not None),
+        dose,
+        (*found, *mr_findings, *dose_findings),
+    )
+    sorted_mr = {uid: series.datasets for uid, series in mr.items()}
+    return DecodedCase(
+        case, ct.datasets, sorted_mr, datasets.structure_set, structures.lost_contours
+    )
+
+
+def _patients(datasets: Sequence[Dataset]) -> frozenset[str]:
+    return frozenset(text_of(ds, "PatientID") for ds in datasets)
+
+
+def _check_patient(ct_patients: frozenset[str], structure_set: Dataset) -> list[Finding]:
+    """Return why CT and structure set are not of one known patient; never who the patients are."""
+    if len(ct_patients) > 1:
+        text = "CT: its images belong to several patients (Patient ID differs); send one series"
+        return [failure("case.several_patients", text)]
+    if "" in ct_patients:
+        text = "CT: Patient ID is absent, so nothing else can be matched to it"
+        return [failure("case.no_patient_id", text)]
+    if _patients([structure_set]) != ct_patients and ct_patients:
+        text = "CT and structure set belong to different patients (Patient ID differs)"
+        return [failure("case.several_patients", text)]
+    return []
+
+
+def _decode_mr(
+    series: Mapping[str, Sequence[Dataset]], patient: frozenset[str]
+) -> tuple[dict[str, DecodedSeries], list[Finding]]:
+    accepted: dict[str, DecodedSeries] = {}
+    found: list[Finding] = []
+    for uid, datasets in series.items():
+        decoded = decode_series(datasets, "MR")
+        own = list(decoded.findings)
+        if datasets and _patients(datasets) != patient:
+            text = f"MR series …{uid[-8:]}: it belongs to another patient (Patient ID differs)"
+            own.append(failure("mr.other_patient", text))
+        if has_failure(own):
+            found += [_left_out(finding, "the series is left out") for finding in own]
+        else:
+            accepted[uid] = decoded
+            found += own
+    return accepted, found
+
+
+def _decode_dose(
+    ds: Dataset | None, ct: Image, patient: frozenset[str]
+) -> tuple[DoseGrid | None, list[Finding]]:
+    if ds is None:
+        return None, []
+    dose, found = decode_dose(ds, ct.geometry.frame_of_reference_uid)
+    if _patients([ds]) != patient:
+        text = "Dose: it belongs to another patient (Patient ID differs)"
+        found.append(failure("dose.other_patient", text))
+    if has_failure(found):
+        return None, [_left_out(finding, "the dose is left out") for finding in found]
+    return dose, found
+
+
+def _left_out(finding: Finding, consequence: str) -> Finding:
+    """Return a failure of something dispensable as the warning that it is for the case."""
+    if finding.severity is not Severity.FAILURE:
+        return finding
+    return replace(finding, severity=Severity.WARNING, text=f"{finding.text}; {consequence}")

@@ -1,0 +1,146 @@
+"""CaseResult -> the DICOM objects of a result set, one at a time, cross-referenced, repeatable.
+
+`encode_result_set` is the door; one module per kind of object lies behind it, named after the
+object. This package alone makes UIDs. It writes no file: the caller does, and adopts the set whole
+or not at all.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from pydicom import Dataset
+
+from handlers.encode.identity import MANUFACTURER, Authorship, ResultSet, Sources
+from handlers.encode.image import encode_resampled_mr
+from handlers.encode.registration import encode_registration
+from handlers.encode.rtstruct import encode_structure_set
+from handlers.encode.seg import encode_segmentation
+from handlers.encode.sr import encode_report
+from handlers.errors import EncodingError
+from handlers.geometry import GRID_TOLERANCE_MM
+from handlers.values import CaseResult, RegistrationStatus
+
+__all__ = ["MANUFACTURER", "Authorship", "Sources", "encode_result_set"]
+
+REQUIRED_OF_SOURCES = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+"""Without these an object cannot be referenced."""
+
+REQUIRED_OF_CT = (
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+)
+"""Besides, without these no object can be placed on the CT."""
+
+_T = TypeVar("_T")
+
+
+def encode_result_set(
+    result: CaseResult, sources: Sources, authorship: Authorship
+) -> Iterator[tuple[str, Dataset]]:
+    """Yield every object of a result set with its relative file name.
+
+    In order: `REG_1.dcm` and on (one per registration), `MR_1/0001.dcm` and on (one folder per
+    resampled MR), `SEG.dcm` (unless no target has a voxel), `RTSTRUCT.dcm`, `SR.dcm`. Each is ready
+    for `dcmwrite(..., enforce_file_format=True)`. Equal arguments give equal bytes.
+
+    Args:
+        result: What was computed. MR whose registration failed must not be among its resampled.
+        sources: The datasets of that case. They are read, never changed.
+        authorship: When, by which version and with which settings.
+
+    Raises:
+        EncodingError: Result and sources do not belong together, or an object would not be valid.
+    """
+    problems = _problems(result, sources, authorship)
+    if problems:
+        raise EncodingError("; ".join(problems), hint="give the sources of this very case")
+    result_set = ResultSet(result, sources, authorship)
+    for index in range(len(result.registrations)):
+        name = f"REG_{index + 1}.dcm"
+        yield name, _build(name, partial(encode_registration, result_set, index))
+    for index in range(len(result.resampled)):
+        images = encode_resampled_mr(result_set, index)
+        for number in range(1, result.case.ct.geometry.shape[0] + 1):
+            name = f"MR_{index + 1}/{number:04d}.dcm"
+            yield name, _build(name, partial(next, images))
+    segmentation = _build("SEG.dcm", partial(encode_segmentation, result_set))
+    if segmentation is not None:
+        yield "SEG.dcm", segmentation
+    yield "RTSTRUCT.dcm", _build("RTSTRUCT.dcm", partial(encode_structure_set, result_set))
+    yield "SR.dcm", _build("SR.dcm", partial(encode_report, result_set))
+
+
+def _build(name: str, build: Callable[[], _T]) -> _T:
+    try:
+        return build()
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        # the libraries' messages may quote a value of the sources: only the kind is passed on
+        raise EncodingError(
+            f"{name} cannot be written: {type(error).__name__} while building it",
+            hint="a source object has an attribute that cannot be copied; see the cause",
+        ) from error
+
+
+def _problems(result: CaseResult, sources: Sources, authorship: Authorship) -> list[str]:
+    problems = []
+    if authorship.created.tzinfo is None:
+        problems.append("the time of creation has no time zone")
+    slices = result.case.ct.geometry.shape[0]
+    if len(sources.ct) != slices:
+        problems.append(f"{len(sources.ct)} CT datasets for {slices} slices")
+    for what, datasets in (
+        ("CT", sources.ct),
+        ("structure set", (sources.structure_set,)),
+        ("MR", [ds for series in sources.mr.values() for ds in series]),
+    ):
+        required = REQUIRED_OF_SOURCES + (REQUIRED_OF_CT if what == "CT" else ())
+        absent = sorted({k for ds in datasets for k in required if not ds.get(k)})
+        if absent:
+            problems.append(f"{what} datasets lack {', '.join(absent)}")
+    if not problems:
+        problems += _problems_of_ct(result, sources)
+        problems += _problems_of_references(result, sources)
+    return problems
+
+
+def _problems_of_ct(result: CaseResult, sources: Sources) -> list[str]:
+    geometry = result.case.ct.geometry
+    frames = {str(ds.FrameOfReferenceUID) for ds in sources.ct}
+    problems = []
+    if frames != {geometry.frame_of_reference_uid}:
+        problems.append("the CT datasets lie in another frame of reference than the case's CT")
+    if any((int(ds.Rows), int(ds.Columns)) != geometry.shape[1:] for ds in sources.ct):
+        problems.append("the CT datasets have another matrix than the case's CT")
+    centres = geometry.points_from_indices([(i, 0, 0) for i in range(geometry.shape[0])])
+    positions = np.array([[float(x) for x in ds.ImagePositionPatient] for ds in sources.ct])
+    if float(np.abs(positions - centres).max()) > GRID_TOLERANCE_MM:
+        problems.append("the CT datasets are not in the slice order of the case's CT")
+    return problems
+
+
+def _problems_of_references(result: CaseResult, sources: Sources) -> list[str]:
+    problems = []
+    if str(sources.structure_set.SOPInstanceUID) != result.case.structure_set.sop_instance_uid:
+        problems.append("the structure set dataset is not the case's structure set")
+    wanted = {uid for registration in result.registrations for uid in registration.series_uids}
+    wanted |= {resampled.image.series_instance_uid for resampled in result.resampled}
+    if not wanted <= {uid for uid, series in sources.mr.items() if series}:
+        problems.append("the datasets of an MR series are absent")
+    ct_frame = result.case.ct.geometry.frame_of_reference_uid
+    if any(r.ct_from_mr.to_frame_uid != ct_frame for r in result.registrations):
+        problems.append("a registration does not end in the frame of reference of the CT")
+    grid = result.case.ct.geometry
+    masks = [t.drawn for t in result.targets]
+    masks += [t.refinement.refined for t in result.targets if t.refinement.refined is not None]
+    on_grid = [m.geometry for m in masks] + [r.image.geometry for r in result.resampled]
+    if not all(geometry.coincides_with(grid) for geometry in on_grid):
+        problems.append("a mask or a resampled MR does not lie on the grid of the CT")
+    if any(r.registration.status is RegistrationStatus.FAIL for r in result.resampled):
+        problems.append("a resampled MR whose registration failed must not be written")
+    return problems

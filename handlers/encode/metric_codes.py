@@ -1,0 +1,113 @@
+"""Codes for our numbers: scheme 99HILUM, as no standard scheme has Dice, Hausdorff and their kin.
+
+A figure that the table knows bears its definition in the meaning. One that it does not know still
+gets a code of its own, made from its key, and its unit from the key's suffix: nothing that was
+computed is left out of a report for want of a code.
+
+Read first: DICOM PS3.3 8.8 (code sequence macro), PS3.16 8.2 (private coding schemes).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+
+from handlers.encode.identity import MANUFACTURER, derive_uid
+from handlers.encode.text import LO_LENGTH, legal_text
+
+SCHEME = "99HILUM"
+"""Coding Scheme Designator of our private codes: begins with 99, at most 16 characters."""
+
+SCHEME_NAME = "Hilum private codes"
+SCHEME_UID = derive_uid(MANUFACTURER, "coding scheme")
+
+UNITS: Mapping[str, Code] = {
+    "_mm": Code("mm", "UCUM", "millimeter"),
+    "_mm2": Code("mm2", "UCUM", "square millimeter"),
+    "_mm3": Code("mm3", "UCUM", "cubic millimeter"),
+    "_cm3": Code("cm3", "UCUM", "cubic centimeter"),
+    "_deg": Code("deg", "UCUM", "degree"),
+    "_s": Code("s", "UCUM", "second"),
+    "_gy": Code("Gy", "UCUM", "gray"),
+    "_percent": Code("%", "UCUM", "percent"),
+    "_hu": Code("[hnsf'U]", "UCUM", "Hounsfield unit"),
+}
+"""UCUM unit by suffix of a key; without a suffix a number is dimensionless."""
+
+NO_UNITS: Code = Code("1", "UCUM", "no units")
+"""Unit of a dimensionless figure."""
+
+MEANINGS = {
+    "dsc": ("DSC", "Dice similarity coefficient, voxels"),
+    "jaccard": ("JACCARD", "Jaccard index, voxels"),
+    "hd_mm": ("HD100", "Hausdorff distance, symmetric"),
+    "hd95_mm": ("HD95", "Hausdorff distance 95th percentile, larger of both directed"),
+    "mean_surface_distance_mm": ("MSD", "Mean surface distance, symmetric"),
+    "volume_reference_cm3": ("VOL_REF", "Volume of the drawn target, voxels"),
+    "volume_evaluated_cm3": ("VOL_EVAL", "Volume of the refined target, voxels"),
+    "volume_difference_cm3": ("VOLDIFF", "Volume refined minus drawn"),
+    "volume_ratio": ("VOLRATIO", "Volume refined over drawn"),
+    "centroid_shift_mm": ("COMSHIFT", "Distance of centroids, refined from drawn"),
+    "centroid_shift_x_mm": ("COMSHIFT_X", "Shift of centroid to the left, refined minus drawn"),
+    "centroid_shift_y_mm": ("COMSHIFT_Y", "Shift of centroid to the back, refined minus drawn"),
+    "centroid_shift_z_mm": ("COMSHIFT_Z", "Shift of centroid to the head, refined minus drawn"),
+    "removed_cm3": ("REMOVED", "Volume drawn but not in the refined target"),
+    "added_cm3": ("ADDED", "Volume of the refined target outside the drawn"),
+    "organ_distance_mm": ("ORGAN_DIST", "Smallest distance from the target to an organ"),
+    "translation_x_mm": ("TRANS_X", "MR to CT translation to the left, at the targets"),
+    "translation_y_mm": ("TRANS_Y", "MR to CT translation to the back, at the targets"),
+    "translation_z_mm": ("TRANS_Z", "MR to CT translation to the head, at the targets"),
+    "rotation_x_deg": ("ROT_X", "MR to CT rotation about x, R = Rz Ry Rx"),
+    "rotation_y_deg": ("ROT_Y", "MR to CT rotation about y, R = Rz Ry Rx"),
+    "rotation_z_deg": ("ROT_Z", "MR to CT rotation about z, R = Rz Ry Rx"),
+    "uncertainty_mm": ("REG_UNCERT", "Uncertainty of the registration at the targets"),
+}
+"""Code value (at most 16 characters) and meaning (at most 64) by key."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricCode:
+    """How a named figure is coded: its concept name and its unit."""
+
+    name: Code
+    unit: Code
+
+
+def metric_code(key: str) -> MetricCode:
+    """Return name and unit for a figure.
+
+    Example:
+        >>> metric_code("hd95_mm").name.value, metric_code("hd95_mm").unit.value
+        ('HD95', 'mm')
+        >>> metric_code("peak_width_mm").name.value
+        'PEAK_WIDTH_MM'
+    """
+    value, meaning = MEANINGS.get(key, ("", ""))
+    if not value:
+        value = legal_text(key, LO_LENGTH, []).upper().replace(" ", "_")
+        meaning = legal_text(key.replace("_", " "), LO_LENGTH, [])
+    return MetricCode(Code(value, SCHEME, meaning), unit_of(key))
+
+
+def unit_of(key: str) -> Code:
+    """Return the UCUM unit that the suffix of a key names."""
+    for suffix, unit in UNITS.items():
+        if key.endswith(suffix):
+            return unit
+    return NO_UNITS
+
+
+def private_code(value: str, meaning: str) -> Code:
+    """Return a code of our scheme."""
+    return Code(value, SCHEME, meaning)
+
+
+def coding_scheme_item() -> Dataset:
+    """Return the item of Coding Scheme Identification Sequence that tells whose scheme it is."""
+    item = Dataset()
+    item.CodingSchemeDesignator = SCHEME
+    item.CodingSchemeUID = SCHEME_UID
+    item.CodingSchemeName = SCHEME_NAME
+    item.CodingSchemeResponsibleOrganization = MANUFACTURER
+    return item

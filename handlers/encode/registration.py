@@ -1,0 +1,130 @@
+"""Registration -> Spatial Registration Storage: MR frame of reference to planning CT, one matrix.
+
+The registered coordinate system is the CT's: its item holds the identity, the MR's item holds
+`ct_from_mr`, which is what the standard asks for (source to registered, PS3.3 C.20.2). Where CT and
+MR share one frame of reference, both items name the same frame and only their Referenced Image
+Sequences tell them apart, as the standard allows (the matrix then holds for the images listed).
+
+Never composes matrices: of readers that meet several, some multiply in the wrong order.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import SpatialRegistrationStorage
+from pydicom.valuerep import DSfloat
+
+from handlers.encode.identity import (
+    CREATOR_NAME,
+    SERIES_NUMBER_REG,
+    Reference,
+    ResultSet,
+    code_item,
+)
+from handlers.encode.text import LO_LENGTH
+from handlers.errors import EncodingError
+from handlers.values import Registration, RegistrationStatus
+
+ROLE = "REG"
+"""Role of these objects in a result set: gives their UIDs."""
+
+LABEL = "CTMR_RIGID"
+LABEL_FAILED = "CTMR_FAILED"
+"""Content Labels (0070,0080): what a person meets first in a list."""
+
+ORTHONORMALITY_TOLERANCE = 1e-6
+"""Largest entry of |R Rt - I| that importers of rigid registrations were seen to accept."""
+
+VERDICTS = {
+    RegistrationStatus.PASS: "MR to planning CT, rigid: passed its checks",
+    RegistrationStatus.WARN: "MR to planning CT, rigid: CHECK, see report",
+    RegistrationStatus.FAIL: "FAILED ITS CHECKS, MUST NOT BE USED (MR to planning CT, rigid)",
+}
+"""Content Description (0070,0081), at most 64 characters."""
+
+
+def encode_registration(result_set: ResultSet, index: int) -> Dataset:
+    """Return the Spatial Registration object of one registration.
+
+    Raises:
+        EncodingError: The rotation is not orthonormal enough to be called rigid.
+    """
+    registration = result_set.result.registrations[index]
+    verdict = VERDICTS[registration.status]
+    ds = result_set.dataset(
+        sop_class_uid=SpatialRegistrationStorage,
+        role=ROLE,
+        index=index,
+        modality="REG",
+        series_number=SERIES_NUMBER_REG + index + 1,
+        series_description=verdict,
+    )
+    has_failed = registration.status is RegistrationStatus.FAIL
+    result_set.add_frame_of_reference(ds)
+    result_set.add_body_part(ds)
+    ds.ContentLabel = LABEL_FAILED if has_failed else LABEL
+    ds.ContentDescription = verdict
+    ds.ContentCreatorName = CREATOR_NAME
+    ct_references = result_set.ct_references()
+    mr_references = result_set.mr_references(registration.series_uids)
+    ds.RegistrationSequence = [
+        _registration_item(
+            str(result_set.ct.FrameOfReferenceUID),
+            ct_references,
+            np.eye(4),
+            code=codes.DCM.FrameOfReferenceIdentity,
+            comment="planning CT: the registered frame of reference",
+        ),
+        _registration_item(
+            registration.ct_from_mr.from_frame_uid,
+            mr_references,
+            registration.ct_from_mr.matrix,
+            code=codes.DCM.ImageContentBasedAlignment,
+            comment=verdict,
+        ),
+    ]
+    result_set.add_instance_references(ds, ct_references + mr_references)
+    return ds
+
+
+def registration_reference(result_set: ResultSet, registration: Registration) -> Reference:
+    """Return the reference to the object that holds a registration."""
+    index = result_set.registration_index(registration)
+    return result_set.reference(SpatialRegistrationStorage, ROLE, index)
+
+
+def _registration_item(
+    frame_uid: str,
+    references: list[Reference],
+    registered_from_source: npt.NDArray[np.float64],
+    *,
+    code: Code,
+    comment: str,
+) -> Dataset:
+    matrix = Dataset()
+    matrix.FrameOfReferenceTransformationMatrix = _matrix_values(registered_from_source)
+    matrix.FrameOfReferenceTransformationMatrixType = "RIGID"
+    registration = Dataset()
+    registration.FrameOfReferenceTransformationComment = comment[:LO_LENGTH]
+    registration.RegistrationTypeCodeSequence = [code_item(code)]
+    registration.MatrixSequence = [matrix]
+    item = Dataset()
+    item.FrameOfReferenceUID = frame_uid
+    item.ReferencedImageSequence = [reference.item() for reference in references]
+    item.MatrixRegistrationSequence = [registration]
+    return item
+
+
+def _matrix_values(matrix: npt.NDArray[np.float64]) -> list[DSfloat]:
+    values = [DSfloat(float(value) + 0.0, auto_format=True) for value in matrix.ravel()]
+    written = np.array([float(str(value)) for value in values]).reshape(4, 4)
+    rotation = written[:3, :3]
+    error = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
+    if error > ORTHONORMALITY_TOLERANCE:
+        raise EncodingError(
+            f"the rotation of a registration is off orthonormal by {error:.1e}, "
+            f"more than {ORTHONORMALITY_TOLERANCE:.0e}: it cannot be written as RIGID"
+        )
+    return values

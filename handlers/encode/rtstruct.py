@@ -1,0 +1,313 @@
+"""Source structure set + refined targets -> RT Structure Set Storage, for the TPS.
+
+Every original ROI goes over as it came, element for element, faults included: its three items are
+shared, not rebuilt. New are the identity, the label, the reference to the predecessor, and one ROI
+per refined target. Nothing is ever approved here, whatever the source was.
+
+Written in Implicit VR Little Endian: Contour Data of more than 64 kB has no explicit form (PS3.5
+6.2.2). Never draws: contours come from `sampling`.
+
+Read first: DICOM PS3.3 A.19, C.8.8.5, C.8.8.6, C.8.8.8.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.sequence import Sequence as ItemSequence
+from pydicom.sr.coding import Code
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, DSfloat
+
+from handlers.encode.identity import (
+    MANUFACTURER,
+    PATIENT_KEYWORDS,
+    SERIES_NUMBER_RTSTRUCT,
+    STUDY_KEYWORDS,
+    Reference,
+    ResultSet,
+    code_item,
+)
+from handlers.encode.text import (
+    LO_LENGTH,
+    LT_LENGTH,
+    SH_LENGTH,
+    ST_LENGTH,
+    character_sets_of,
+    is_writable,
+    legal_text,
+)
+from handlers.errors import EncodingError
+from handlers.sampling import contours_from_mask, slice_of_contour
+from handlers.values import Contour, TargetResult
+
+ROLE = "RTSTRUCT"
+"""Role of this object in a result set: gives its UIDs."""
+
+LABEL_REFINED = "HILUM_REFINED"
+LABEL_UNCHANGED = "HILUM_UNCHANGED"
+"""Structure Set Labels (3006,0002): with new ROIs, and with copies only."""
+
+REFINEMENT_FAMILY = Code("123101", "DCM", "Neighborhood Analysis")
+"""Algorithm family of the refinement (PS3.16 CID 7162)."""
+
+REFINEMENT_NAME = "Hilum target refinement"
+"""Algorithm Name of the refinement, in all our objects."""
+
+DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
+"""Retired class by which RT Referenced Study Sequence names a study (PS3.3 C.8.8.5)."""
+
+UTF_8 = "ISO_IR 192"
+"""Specific Character Set that holds every text."""
+
+COLORS = ((255, 128, 0), (0, 200, 255), (255, 0, 255), (128, 255, 0))
+"""ROI Display Colors of refined targets, in turn: none of the reds that targets usually have."""
+
+POINT_STEP_MM = 0.001
+"""Contour points are written in these steps: far below any grid, short as text."""
+
+ITEM_SEQUENCES = {
+    "StructureSetROISequence": "ROINumber",
+    "ROIContourSequence": "ReferencedROINumber",
+    "RTROIObservationsSequence": "ReferencedROINumber",
+}
+"""The three sequences that describe ROIs, and the attribute that says of which."""
+
+
+def encode_structure_set(result_set: ResultSet) -> Dataset:
+    """Return the structure set: all original ROIs and the refined targets.
+
+    Raises:
+        EncodingError: A new name is taken, a contour lies on no CT slice, or the source has no ROI.
+    """
+    targets = [t for t in result_set.result.targets if t.refinement.refined is not None]
+    ds = _new_dataset(result_set, label=LABEL_REFINED if targets else LABEL_UNCHANGED)
+    source = result_set.sources.structure_set
+    for keyword in ITEM_SEQUENCES:
+        originals = [item.copy() for item in source.get(keyword, None) or ()]
+        setattr(ds, keyword, ItemSequence(originals))
+    _choose_character_set(ds, source)
+    _require_new_names(source, targets)
+    numbers = [int(item.ROINumber) for item in source.get("StructureSetROISequence", None) or ()]
+    observations = [
+        int(item.get("ObservationNumber", 0) or 0) for item in ds.RTROIObservationsSequence
+    ]
+    for index, target in enumerate(targets):
+        number = max(numbers, default=0) + 1 + index
+        observation = max(observations, default=0) + 1 + index
+        ds.StructureSetROISequence.append(_roi_item(result_set, target, number))
+        contour_item = _contour_item(result_set, target, number)
+        contour_item.ROIDisplayColor = list(COLORS[index % len(COLORS)])
+        ds.ROIContourSequence.append(contour_item)
+        ds.RTROIObservationsSequence.append(_observation_item(source, target, number, observation))
+    return ds
+
+
+def structure_set_reference(result_set: ResultSet) -> Reference:
+    """Return the reference to the new structure set."""
+    return result_set.reference(RTStructureSetStorage, ROLE)
+
+
+def _new_dataset(result_set: ResultSet, *, label: str) -> Dataset:
+    source = result_set.sources.structure_set
+    authorship = result_set.authorship
+    ds = result_set.dataset(
+        sop_class_uid=RTStructureSetStorage,
+        role=ROLE,
+        modality="RTSTRUCT",
+        series_number=SERIES_NUMBER_RTSTRUCT,
+        series_description=f"Structure set with targets refined by {MANUFACTURER}",
+        transfer_syntax_uid=ImplicitVRLittleEndian,
+    )
+    # Content Date and Time are no part of this IOD
+    del ds.ContentDate, ds.ContentTime
+    result_set.add_frame_of_reference(ds)
+    ds.OperatorsName = None
+    ds.StructureSetLabel = label
+    ds.StructureSetName = result_set.text(
+        f"{MANUFACTURER} from {source.get('StructureSetLabel', '') or 'structure set'}", LO_LENGTH
+    )
+    ds.StructureSetDescription = result_set.text(
+        f"All ROIs of the structure set {source.SOPInstanceUID}, unchanged, and those targets that "
+        f"{MANUFACTURER} {authorship.software_version} refined with MR. {authorship.parameters}",
+        ST_LENGTH,
+    )
+    ds.StructureSetDate = authorship.date
+    ds.StructureSetTime = authorship.time
+    ds.PredecessorStructureSetSequence = [Reference.of(source).item()]
+    ds.ReferencedFrameOfReferenceSequence = _frame_items(result_set)
+    ds.ApprovalStatus = "UNAPPROVED"
+    return ds
+
+
+def _frame_items(result_set: ResultSet) -> ItemSequence:
+    source, frame_uid = result_set.sources.structure_set, str(result_set.ct.FrameOfReferenceUID)
+    kept = [item.copy() for item in source.get("ReferencedFrameOfReferenceSequence", None) or ()]
+    if any(
+        str(item.get("FrameOfReferenceUID", "")) == frame_uid
+        and item.get("RTReferencedStudySequence", None)
+        for item in kept
+    ):
+        return ItemSequence(kept)
+    kept = [item for item in kept if str(item.get("FrameOfReferenceUID", "")) != frame_uid]
+    series = Dataset()
+    series.SeriesInstanceUID = result_set.ct.SeriesInstanceUID
+    series.ContourImageSequence = [reference.item() for reference in result_set.ct_references()]
+    study = Dataset()
+    study.ReferencedSOPClassUID = DETACHED_STUDY_MANAGEMENT
+    study.ReferencedSOPInstanceUID = result_set.ct.StudyInstanceUID
+    study.RTReferencedSeriesSequence = [series]
+    frame = Dataset()
+    frame.FrameOfReferenceUID = frame_uid
+    frame.RTReferencedStudySequence = [study]
+    return ItemSequence([*kept, frame])
+
+
+def _require_new_names(source: Dataset, targets: Sequence[TargetResult]) -> None:
+    taken = {
+        str(item.get("ROIName", "")).strip().casefold()
+        for item in source.get("StructureSetROISequence", None) or ()
+    }
+    for target in targets:
+        name = target.refined_roi_name
+        if not name or not name.isascii() or "\\" in name or len(name) > LO_LENGTH:
+            raise EncodingError(f"a refined target has no usable ROI name: {name!r}")
+        if name.casefold() in taken:
+            raise EncodingError(
+                f"the ROI name {name!r} of a refined target is taken",
+                hint="names of a structure set must be unique, ignoring case",
+            )
+        taken.add(name.casefold())
+
+
+def _roi_item(result_set: ResultSet, target: TargetResult, number: int) -> Dataset:
+    authorship = result_set.authorship
+    refined = target.refinement.refined
+    if refined is None:
+        raise EncodingError("an abstention has no refined ROI")
+    algorithm = Dataset()
+    algorithm.AlgorithmFamilyCodeSequence = [code_item(REFINEMENT_FAMILY)]
+    algorithm.AlgorithmName = REFINEMENT_NAME
+    algorithm.AlgorithmVersion = result_set.text(authorship.software_version, LO_LENGTH)
+    algorithm.AlgorithmParameters = result_set.text(authorship.parameters, LT_LENGTH)
+    algorithm.AlgorithmSource = MANUFACTURER
+    item = Dataset()
+    item.ROINumber = number
+    item.ReferencedFrameOfReferenceUID = result_set.ct.FrameOfReferenceUID
+    item.ROIName = target.refined_roi_name
+    item.ROIDescription = result_set.text(
+        f"From ROI {target.source_roi.number}, refined with MR. Volume by voxel summation. "
+        f"{' '.join(target.refinement.reasons)}",
+        ST_LENGTH,
+    )
+    item.ROIVolume = DSfloat(refined.volume_cm3, auto_format=True)
+    item.ROIGenerationAlgorithm = "SEMIAUTOMATIC"
+    item.ROIGenerationDescription = result_set.text(
+        f"{MANUFACTURER} {authorship.software_version}, proposal, not approved", LO_LENGTH
+    )
+    item.ROIDerivationAlgorithmIdentificationSequence = [algorithm]
+    return item
+
+
+def _contour_item(result_set: ResultSet, target: TargetResult, number: int) -> Dataset:
+    refined = target.refinement.refined
+    if refined is None:
+        raise EncodingError("an abstention has no contours")
+    ct_references = result_set.ct_references()
+    items: list[Dataset] = []
+    for contour in contours_from_mask(refined):
+        slice_index = slice_of_contour(contour, result_set.result.case.ct.geometry)
+        if slice_index is None:
+            raise EncodingError(
+                f"a contour of {target.refined_roi_name!r} lies on no slice of the planning CT"
+            )
+        reference = ct_references[slice_index]
+        item = Dataset()
+        item.ContourImageSequence = [reference.item()]
+        item.ContourGeometricType = (
+            "CLOSEDPLANAR_XOR" if contour.is_exclusive_or else "CLOSED_PLANAR"
+        )
+        values = contour_values(contour)
+        item.NumberOfContourPoints = len(values) // 3
+        item.ContourNumber = len(items) + 1
+        item.ContourData = values
+        items.append(item)
+    if not items:
+        raise EncodingError(f"the refined target {target.refined_roi_name!r} has no contour")
+    roi = Dataset()
+    roi.ReferencedROINumber = number
+    roi.ContourSequence = items
+    return roi
+
+
+def contour_values(contour: Contour) -> list[str]:
+    """Return Contour Data: x, y, z of each corner as DS text, no corner twice in a row.
+
+    Raises:
+        EncodingError: Fewer than three corners are left.
+    """
+    points = np.round(contour.points / POINT_STEP_MM) * POINT_STEP_MM + 0.0
+    is_new = np.any(np.abs(points - np.roll(points, 1, axis=0)) >= POINT_STEP_MM / 2, axis=1)
+    points = points[is_new]
+    if len(points) < 3:
+        raise EncodingError("a contour is smaller than the step in which points are written")
+    return [f"{value:.3f}" for value in points.ravel()]
+
+
+def _observation_item(
+    source: Dataset, target: TargetResult, number: int, observation: int
+) -> Dataset:
+    item = Dataset()
+    item.ObservationNumber = observation
+    item.ReferencedROINumber = number
+    item.ROIObservationLabel = legal_text(str(target.refined_roi_name), SH_LENGTH, [])
+    item.RTROIInterpretedType = target.source_roi.interpreted_type
+    item.ROIInterpreter = None
+    for original in source.get("RTROIObservationsSequence", None) or ():
+        if int(original.get("ReferencedROINumber", -1)) == target.source_roi.number:
+            if original.get("RTROIInterpretedType"):
+                item.RTROIInterpretedType = original.RTROIInterpretedType
+            codes = original.get("RTROIIdentificationCodeSequence", None)
+            if codes:
+                item.RTROIIdentificationCodeSequence = ItemSequence([c.copy() for c in codes])
+            break
+    return item
+
+
+def _choose_character_set(ds: Dataset, source: Dataset) -> None:
+    """Write copies and patient in one character set: the CT's, or UTF-8 if that is too small.
+
+    pydicom passes text that nobody has looked at on as bytes. That is right as long as the source
+    and the new object declare the same character set; otherwise the text must be decoded first.
+    """
+    source_sets, own_sets = character_sets_of(source), character_sets_of(ds)
+    if source_sets == own_sets:
+        return
+    texts: list[str] = []
+    for keyword in (*ITEM_SEQUENCES, "ReferencedFrameOfReferenceSequence"):
+        for item in ds[keyword].value:
+            texts += _decoded_texts(item)
+    for keyword in (*PATIENT_KEYWORDS, *STUDY_KEYWORDS):
+        if keyword in ds and ds[keyword].VR in CUSTOMIZABLE_CHARSET_VR:
+            texts.append(str(ds[keyword].value))
+    if not all(is_writable(text, own_sets) for text in texts):
+        ds.SpecificCharacterSet = UTF_8
+
+
+def _decoded_texts(item: Dataset) -> Iterable[str]:
+    for tag in list(item.keys()):
+        element = item.get_item(tag)
+        if isinstance(element, RawDataElement):
+            try:
+                vr = element.VR or dictionary_VR(tag)
+            except KeyError:
+                continue
+        else:
+            vr = element.VR
+        if vr == "SQ":
+            for nested in item[tag].value:
+                yield from _decoded_texts(nested)
+        elif vr in CUSTOMIZABLE_CHARSET_VR:
+            yield str(item[tag].value)

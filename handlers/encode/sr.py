@@ -1,0 +1,371 @@
+"""CaseResult -> Comprehensive 3D SR, template TID 1500: every number, with unit and origin.
+
+One measurement group per target drawn and refined (they refer to segments of the segmentation), one
+per registration, and one for the findings. Reasons, findings and abstentions stand there as text,
+in full. Complete, but neither verified nor final: that is a person's act.
+
+Times of computing are left out, so that a repeated computation gives the same report.
+
+Read first: DICOM PS3.16 TID 1500, 1411, 1501.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import highdicom as hd
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
+
+from handlers.encode.identity import (
+    DEVICE_SERIAL_NUMBER,
+    DEVICE_UID,
+    MANUFACTURER,
+    MODEL_NAME,
+    SERIES_NUMBER_SR,
+    Reference,
+    ResultSet,
+)
+from handlers.encode.metric_codes import coding_scheme_item, metric_code, private_code
+from handlers.encode.registration import registration_reference
+from handlers.encode.rtstruct import (
+    REFINEMENT_FAMILY,
+    REFINEMENT_NAME,
+    structure_set_reference,
+)
+from handlers.encode.seg import Segment, segmentation_reference, segments_of, tracking_uid
+from handlers.encode.text import LO_LENGTH, legal_text
+from handlers.values import Finding, Registration, TargetResult, TargetStatus
+
+ROLE = "SR"
+"""Role of this object in a result set: gives its UIDs."""
+
+REGISTRATION_NAME = "Hilum rigid registration"
+"""Algorithm Name of the registration."""
+
+VOLUME_METHOD = Code("126030", "DCM", "Sum of segmented voxel method for volume")
+"""How volumes are measured (PS3.16 CID 7474)."""
+
+COMMENT = codes.DCM.Comment
+FINDING = codes.DCM.Finding
+
+REGISTRATION_VERDICT = private_code("REG_VERDICT", "Verdict on the registration")
+REGISTRATION_VALUES = {
+    "pass": private_code("REG_PASS", "Passed its checks"),
+    "warn": private_code("REG_WARN", "To be checked by a person"),
+    "fail": private_code("REG_FAIL", "Failed its checks, must not be used"),
+}
+REFINEMENT_VERDICT = private_code("REFINEMENT", "What became of the target")
+REFINEMENT_VALUES = {
+    TargetStatus.REFINED: private_code("REFINED", "A refined target is proposed"),
+    TargetStatus.ABSTAINED: private_code("ABSTAINED", "Abstained: the drawn target stands"),
+}
+"""Names and values of our qualitative evaluations."""
+
+TEXT_LENGTH = 2**20
+"""More than any text we make: Unlimited Text has no limit, `legal_text` asks for one."""
+
+
+def encode_report(result_set: ResultSet) -> Dataset:
+    """Return the structured report of a result."""
+    content = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=_observer()),
+        procedure_reported=codes.SCT.ImagingProcedure,
+        imaging_measurements=_groups(result_set),
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    reference = result_set.reference(Comprehensive3DSRStorage, ROLE)
+    ds = hd.sr.Comprehensive3DSR(
+        evidence=_evidence(result_set),
+        content=content,
+        series_instance_uid=reference.series_instance_uid,
+        series_number=SERIES_NUMBER_SR,
+        sop_instance_uid=reference.sop_instance_uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        series_description="Report on registration and target refinement",
+    )
+    result_set.stamp(ds)
+    for item in ds.get("ContributingEquipmentSequence", None) or ():
+        item.ContributionDateTime = result_set.authorship.date_time
+    ds.CodingSchemeIdentificationSequence = [coding_scheme_item()]
+    return ds
+
+
+def _observer() -> Any:
+    return hd.sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
+            uid=DEVICE_UID,
+            name=MANUFACTURER,
+            manufacturer_name=MANUFACTURER,
+            model_name=MODEL_NAME,
+            serial_number=DEVICE_SERIAL_NUMBER,
+        ),
+    )
+
+
+def _evidence(result_set: ResultSet) -> list[Dataset]:
+    """Return what the report rests on, each instance once, the CT first."""
+    series_uids = {uid: None for r in result_set.result.registrations for uid in r.series_uids}
+    sources = [
+        *result_set.sources.ct,
+        *(ds for uid in series_uids for ds in result_set.sources.mr[uid]),
+        result_set.sources.structure_set,
+    ]
+    references = [registration_reference(result_set, r) for r in result_set.result.registrations]
+    references.append(structure_set_reference(result_set))
+    if segments_of(result_set):
+        references.append(segmentation_reference(result_set))
+    return [result_set.stand_in(ds) for ds in sources] + [
+        result_set.stand_in(_as_dataset(reference)) for reference in references
+    ]
+
+
+def _as_dataset(reference: Reference) -> Dataset:
+    ds = Dataset()
+    ds.SOPClassUID = reference.sop_class_uid
+    ds.SOPInstanceUID = reference.sop_instance_uid
+    ds.SeriesInstanceUID = reference.series_instance_uid
+    ds.StudyInstanceUID = reference.study_instance_uid
+    return ds
+
+
+def _groups(result_set: ResultSet) -> list[Any]:
+    segments = {(s.target_index, s.is_refined): s for s in segments_of(result_set)}
+    groups = []
+    for index, target in enumerate(result_set.result.targets):
+        groups.append(_drawn_group(result_set, index, segments.get((index, False))))
+        if target.refinement.status is TargetStatus.REFINED:
+            groups.append(_refined_group(result_set, index, segments.get((index, True))))
+    for index, registration in enumerate(result_set.result.registrations):
+        groups.append(_registration_group(result_set, index, registration))
+    groups.append(_findings_group(result_set))
+    return groups
+
+
+def _drawn_group(result_set: ResultSet, index: int, segment: Segment | None) -> Any:
+    target = result_set.result.targets[index]
+    texts = [(COMMENT, f"Drawn by a person: ROI {target.source_roi.number} of the structure set.")]
+    figures: dict[str, float] = {}
+    distances: Mapping[str, float] = {}
+    if target.refinement.status is TargetStatus.ABSTAINED:
+        figures = _refinement_figures(target)
+        distances = target.organ_distances_mm
+        texts += [(COMMENT, f"Abstained: {reason}") for reason in target.refinement.reasons]
+    evaluation = hd.sr.QualitativeEvaluation(
+        REFINEMENT_VERDICT, REFINEMENT_VALUES[target.refinement.status]
+    )
+    return _target_group(
+        result_set,
+        name=target.source_roi.name,
+        uid=tracking_uid(result_set, index, is_refined=False),
+        segment=segment,
+        volume_cm3=target.drawn.volume_cm3,
+        figures=figures,
+        distances_mm=distances,
+        algorithm=None,
+        evaluation=evaluation,
+        texts=texts,
+    )
+
+
+def _refined_group(result_set: ResultSet, index: int, segment: Segment | None) -> Any:
+    target = result_set.result.targets[index]
+    refined = target.refinement.refined
+    texts = [
+        (
+            COMMENT,
+            f"Proposal, not approved: {target.refined_roi_name} of the new structure set.",
+        )
+    ]
+    texts += [(COMMENT, reason) for reason in target.refinement.reasons]
+    return _target_group(
+        result_set,
+        name=target.refined_roi_name or "",
+        uid=tracking_uid(result_set, index, is_refined=True),
+        segment=segment,
+        volume_cm3=refined.volume_cm3 if refined is not None else 0.0,
+        figures={**target.metrics, **_refinement_figures(target)},
+        distances_mm=target.organ_distances_mm,
+        algorithm=_algorithm(result_set, REFINEMENT_NAME, family=REFINEMENT_FAMILY),
+        evaluation=hd.sr.QualitativeEvaluation(
+            REFINEMENT_VERDICT, REFINEMENT_VALUES[target.refinement.status]
+        ),
+        texts=texts,
+    )
+
+
+def _refinement_figures(target: TargetResult) -> dict[str, float]:
+    """Return the refinement's own figures, renamed where a metric has the same key."""
+    return {
+        f"refinement_{key}" if key in target.metrics else key: value
+        for key, value in target.refinement.numbers.items()
+    }
+
+
+def _target_group(
+    result_set: ResultSet,
+    *,
+    name: str,
+    uid: str,
+    segment: Segment | None,
+    volume_cm3: float,
+    figures: Mapping[str, float],
+    distances_mm: Mapping[str, float],
+    algorithm: Any,
+    evaluation: Any,
+    texts: Iterable[tuple[Code, str]],
+) -> Any:
+    volume = hd.sr.Measurement(
+        name=codes.SCT.Volume,
+        value=float(volume_cm3),
+        unit=codes.UCUM.CubicCentimeter,
+        method=VOLUME_METHOD,
+    )
+    measurements, unmeasured = _measurements(figures)
+    for organ, value in distances_mm.items():
+        tracking = hd.sr.TrackingIdentifier(
+            uid=result_set.uid(f"organ distance {uid} {organ}"),
+            identifier=result_set.text(organ, LO_LENGTH) or "unnamed",
+        )
+        more, missing = _measurements({"organ_distance_mm": value}, tracking=tracking, about=organ)
+        measurements += more
+        unmeasured += missing
+    arguments: dict[str, Any] = {
+        "tracking_identifier": hd.sr.TrackingIdentifier(
+            uid=uid, identifier=result_set.text(name, LO_LENGTH) or "unnamed"
+        ),
+        "algorithm_id": algorithm,
+        "measurements": [volume, *measurements],
+        "qualitative_evaluations": [evaluation],
+    }
+    if segment is None:
+        group: Any = hd.sr.MeasurementsAndQualitativeEvaluations(**arguments)
+    else:
+        group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+            referenced_segment=_referenced_segment(result_set, segment),
+            finding_type=segment.property_type,
+            finding_category=segment.property_category,
+            **arguments,
+        )
+    _append_texts(result_set, group, [*texts, *((COMMENT, text) for text in unmeasured)])
+    return group
+
+
+def _referenced_segment(result_set: ResultSet, segment: Segment) -> Any:
+    reference = segmentation_reference(result_set)
+    return hd.sr.ReferencedSegment(
+        sop_class_uid=reference.sop_class_uid,
+        sop_instance_uid=reference.sop_instance_uid,
+        segment_number=segment.number,
+        source_series=hd.sr.SourceSeriesForSegmentation(str(result_set.ct.SeriesInstanceUID)),
+    )
+
+
+def _registration_group(result_set: ResultSet, index: int, registration: Registration) -> Any:
+    figures = {
+        **dict(zip(_axes("translation", "mm"), registration.translation_mm, strict=True)),
+        **dict(zip(_axes("rotation", "deg"), registration.ct_from_mr.rotation_deg, strict=True)),
+        "uncertainty_mm": registration.uncertainty_mm,
+    }
+    figures |= {
+        f"quality_{key}" if key in figures else key: value
+        for key, value in registration.quality.items()
+    }
+    measurements, unmeasured = _measurements(figures)
+    reference = registration_reference(result_set, registration)
+    texts = [(COMMENT, f"Verdict: {registration.status}")]
+    texts += [(COMMENT, reason) for reason in registration.reasons]
+    texts.append((COMMENT, f"Spatial Registration {reference.sop_instance_uid}"))
+    texts += [(COMMENT, f"MR series {uid}") for uid in registration.series_uids]
+    texts += [(COMMENT, text) for text in unmeasured]
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(
+            uid=result_set.uid("registration group", index),
+            identifier=f"Registration {index + 1}",
+        ),
+        algorithm_id=_algorithm(result_set, REGISTRATION_NAME, family=None),
+        measurements=measurements,
+        qualitative_evaluations=[
+            hd.sr.QualitativeEvaluation(
+                REGISTRATION_VERDICT, REGISTRATION_VALUES[registration.status]
+            )
+        ],
+    )
+    _append_texts(result_set, group, texts)
+    return group
+
+
+def _findings_group(result_set: ResultSet) -> Any:
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(
+            uid=result_set.uid("findings group"), identifier="Findings of the case"
+        )
+    )
+    findings = [_finding_in_words(finding) for finding in result_set.result.findings]
+    texts = [(FINDING, text) for text in findings] or [(COMMENT, "No findings.")]
+    _append_texts(result_set, group, texts)
+    return group
+
+
+def _finding_in_words(finding: Finding) -> str:
+    numbers = ", ".join(f"{key} = {value:g}" for key, value in finding.numbers.items())
+    return f"{finding.severity} [{finding.code}]: {finding.text}" + (
+        f" ({numbers})" if numbers else ""
+    )
+
+
+def _measurements(
+    figures: Mapping[str, float], *, tracking: Any = None, about: str = ""
+) -> tuple[list[Any], list[str]]:
+    """Return the figures as measurements, and sentences on those that are not finite numbers."""
+    measurements, unmeasured = [], []
+    for key, value in figures.items():
+        code = metric_code(key)
+        if not math.isfinite(value):
+            subject = f"{code.name.meaning} ({about})" if about else code.name.meaning
+            unmeasured.append(f"{subject}: not a finite number")
+            continue
+        measurements.append(
+            hd.sr.Measurement(
+                name=code.name,
+                value=float(value),
+                unit=code.unit,
+                tracking_identifier=tracking,
+            )
+        )
+    return measurements, unmeasured
+
+
+def _algorithm(result_set: ResultSet, name: str, *, family: Code | None) -> Any:
+    authorship = result_set.authorship
+    parameters = result_set.text(authorship.parameters, TEXT_LENGTH)
+    return hd.sr.AlgorithmIdentification(
+        name=name,
+        version=result_set.text(authorship.software_version, LO_LENGTH) or "unknown",
+        parameters=[parameters] if parameters else None,
+        family=family,
+        manufacturer=MANUFACTURER,
+    )
+
+
+def _append_texts(result_set: ResultSet, group: Any, texts: Sequence[tuple[Code, str]]) -> None:
+    for name, text in texts:
+        value = legal_text(text, TEXT_LENGTH, result_set.character_sets)
+        if value:
+            group[0].ContentSequence.append(
+                hd.sr.TextContentItem(
+                    name=name, value=value, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS
+                )
+            )
+
+
+def _axes(kind: str, unit: str) -> list[str]:
+    return [f"{kind}_{axis}_{unit}" for axis in "xyz"]

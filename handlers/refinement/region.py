@@ -1,0 +1,153 @@
+"""The part of the grid around one target: what must stay, what may change, what is in the way.
+
+Knows structures only, no image.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from handlers.geometry import Geometry
+from handlers.refinement.settings import RefinementSettings
+from handlers.sampling import signed_distance_mm
+from handlers.values import Mask
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Block = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """A target and its surroundings, cropped; all arrays have the shape of `geometry`.
+
+    Attributes:
+        block: Where the crop lies in the full grid.
+        geometry: Its grid.
+        drawn: The target as drawn.
+        distance_mm: Signed distance to its border, negative inside.
+        core: What stays.
+        allowed: What may be target afterwards; holds the core.
+        shell: The surroundings that teach the background.
+        structures: What bars or names the surroundings (neither context nor ignored), by ROI name.
+        removed: Overlap of the drawn target with excluded structures that goes.
+        removed_names: Their ROI names.
+    """
+
+    block: Block
+    geometry: Geometry
+    drawn: Bools
+    distance_mm: Floats
+    core: Bools
+    allowed: Bools
+    shell: Bools
+    structures: Mapping[str, Bools]
+    removed: Bools
+    removed_names: tuple[str, ...]
+
+    @property
+    def voxel_cm3(self) -> float:
+        """Volume of one voxel in cm3."""
+        return self.geometry.voxel_volume_mm3 / 1000.0
+
+
+def make_region(
+    target: Mask, organs: Mapping[str, Mask], settings: RefinementSettings
+) -> Region:
+    """Return the region of a target that has an inside."""
+    block = _block(target, settings.shell_mm)
+    start = (block[0].start, block[1].start, block[2].start)
+    drawn = target.inside[block]
+    geometry = target.geometry.crop(start, (drawn.shape[0], drawn.shape[1], drawn.shape[2]))
+    distance_mm = signed_distance_mm(Mask(geometry, drawn.copy()))
+    structures = _structures(drawn, block, organs, settings)
+    excluded, barred = np.zeros_like(drawn), np.zeros_like(drawn)
+    removed_names = []
+    for name, inside in structures.items():
+        if matches(name, settings.exclude_patterns) and settings.removes_overlap:
+            excluded |= inside
+            if (inside & drawn).any():
+                removed_names.append(name)
+        barred |= inside & ~drawn
+    apart_mm = ndimage.distance_transform_edt(~drawn, sampling=geometry.spacing_mm)
+    return Region(
+        block=block,
+        geometry=geometry,
+        drawn=drawn,
+        distance_mm=distance_mm,
+        core=_core(drawn & ~excluded, drawn, geometry, settings),
+        allowed=(apart_mm <= settings.max_outward_mm) & ~excluded & ~barred,
+        shell=~drawn & (distance_mm <= settings.shell_mm),
+        structures=structures,
+        removed=drawn & excluded,
+        removed_names=tuple(removed_names),
+    )
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Tell whether an ROI name matches one of the patterns, ignoring case."""
+    return any(fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns)
+
+
+def tidy(inside: Bools, region: Region, settings: RefinementSettings) -> Bools:
+    """Return the mask without islands and holes: pieces of the drawn target only."""
+    filled = inside | (ndimage.binary_fill_holes(inside) & region.allowed)
+    labels, count = ndimage.label(filled)
+    sizes = ndimage.sum_labels(filled, labels, np.arange(count + 1)) * region.voxel_cm3
+    has_core = np.isin(np.arange(count + 1), labels[region.core])
+    has_drawn = np.isin(np.arange(count + 1), labels[region.drawn & filled])
+    keep = has_core | (has_drawn & (sizes >= settings.min_island_cm3))
+    keep[0] = False
+    return np.asarray(keep[labels])
+
+
+def _block(target: Mask, margin_mm: float) -> Block:
+    slices = []
+    for axis, spacing in enumerate(target.geometry.spacing_mm):
+        others = tuple(other for other in range(3) if other != axis)
+        at = np.flatnonzero(target.inside.any(axis=others))
+        margin = int(np.ceil(margin_mm / spacing)) + 2
+        end = min(int(at[-1]) + margin + 1, target.geometry.shape[axis])
+        slices.append(slice(max(int(at[0]) - margin, 0), end))
+    return slices[0], slices[1], slices[2]
+
+
+def _structures(
+    drawn: Bools, block: Block, organs: Mapping[str, Mask], settings: RefinementSettings
+) -> dict[str, Bools]:
+    found = {}
+    for name, mask in organs.items():
+        inside = mask.inside[block]
+        held = np.count_nonzero(inside & drawn) / np.count_nonzero(drawn)
+        if (
+            inside.any()
+            and held < settings.context_fraction
+            and not matches(name, settings.ignore_patterns)
+        ):
+            found[name] = inside
+    return found
+
+
+def _core(
+    remaining: Bools, drawn: Bools, geometry: Geometry, settings: RefinementSettings
+) -> Bools:
+    """Return the innermost part of what remains of each drawn piece (of its largest fragment)."""
+    core = np.zeros_like(drawn)
+    if not remaining.any():
+        return core
+    depth_mm = -signed_distance_mm(Mask(geometry, remaining.copy()))
+    pieces, count = ndimage.label(drawn)
+    for piece in range(1, count + 1):
+        fragments, parts = ndimage.label(remaining & (pieces == piece))
+        if parts == 0:
+            continue
+        sizes = np.bincount(fragments.ravel())[1:]
+        fragment = fragments == 1 + int(np.argmax(sizes))
+        deepest = float(depth_mm[fragment].max())
+        limit_mm = min(settings.core_fraction * deepest, settings.max_inward_mm)
+        core |= fragment & (depth_mm >= limit_mm)
+    return core

@@ -1,0 +1,137 @@
+"""What can be tuned about the refinement: every number with its unit, meaning and bounds.
+
+The defaults were chosen on a synthetic abdomen (see `handlers.refinement`). None was validated on
+patients: they bound what can happen, they do not promise that it is right.
+"""
+
+from dataclasses import dataclass
+
+EXCLUDE_PATTERNS = (
+    *("A_*", "V_*", "Aorta*", "IVC*", "Vena*", "PortalVein*", "GreatVes*", "Vessel*"),
+    *("BileDuct*", "CBD*", "Gallbladder*"),
+    *("Stomach*", "Duodenum*", "Bowel*", "Jejunum*", "Ileum*", "Colon*", "Esophagus*"),
+)
+"""Vessels, ducts, hollow organs: TG-263 names (AAPM TG-263, 2018), then words in common use."""
+
+IGNORE_PATTERNS = (
+    *("GTV*", "IGTV*", "CTV*", "ITV*", "PTV*"),
+    *("z*", "_*", "Couch*", "Bag_Bowel*", "BowelBag*", "Spc_Bowel*"),
+)
+"""Targets, planning structures (z and _ in TG-263), and spaces that may well hold a node."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefinementSettings:
+    """How far, on what evidence, and against which structures a target may change.
+
+    ROI names are matched with fnmatch, ignoring case; `exclude_patterns` go before
+    `ignore_patterns` only where a name matches no ignored one.
+
+    Attributes:
+        max_outward_mm: Hard: no new voxel centre lies farther from the nearest drawn voxel centre.
+        max_inward_mm: Hard: tissue deeper than this within the drawn target stays.
+        core_fraction: Hard: of each drawn piece, what lies deeper than this part of its greatest
+            depth stays, and teaches what the target looks like.
+        exclude_patterns: Structures that are no target: never grown into, and removed where the
+            drawn target overlaps them.
+        ignore_patterns: Structures that say nothing about where the target ends. All others (liver,
+            kidney) are never grown into, but what was drawn within them may stay.
+        removes_overlap: Whether drawn overlap with an excluded structure is removed.
+        context_fraction: A structure that holds at least this part of the target (body, an organ
+            that the target lies in) is its surroundings and bars nothing.
+        min_contrasts: Kinds of MR contrast needed to move a contour; DWI and ADC are one kind.
+        max_uncertainty_mm: Abstain if the registration's uncertainty is greater.
+        coverage_margin_mm: A series counts only if it covers the target and this much around it.
+        shell_mm: How far around the target the background is learned.
+        min_volume_cm3: Smaller targets are left alone.
+        min_voxels_across: Likewise targets of fewer voxels along an axis.
+        max_blur_mm: A series counts only if its sharpest structures are this sharp (standard
+            deviation of the blur), or as sharp as `max_blur_voxels` of the coarsest voxel axis.
+        max_blur_voxels: See `max_blur_mm`.
+        min_variance_explained: A series counts only if CT structures explain this part of its
+            variance around the target (0 to 1): noise, or a wrong place, has next to none.
+        min_separation: Abstain if core and surroundings are told apart worse by the MR, where it was
+            not learned (area under the ROC curve: 0.5 is chance, 1 perfect).
+        degrees_of_freedom: Of Student's t: small numbers forgive outliers.
+        background_classes: Clusters of the surroundings that no structure names.
+        presence_mm: How far the presence of a background class reaches (standard deviation).
+        drawn_error_mm: Standard error of the drawn contour: how strongly it is believed.
+        evidence_limit: Largest log-odds that one voxel's appearance may contribute.
+        evidence_share: Exponent of the likelihoods, 0 to 1: channels and voxels repeat each other.
+        stiffness: Weight of neighbours against a voxel's own evidence.
+        edge_contrast: How much an edge in the images loosens that bond.
+        min_island_cm3: Smaller separate pieces that hold no core are dropped.
+        min_core_agreement: Abstain if less of the core (0 to 1) looks like the target.
+        min_volume_ratio: Abstain if the result is smaller than this part of the drawn volume.
+        max_volume_ratio: Abstain if it is larger.
+    """
+
+    max_outward_mm: float = 5.0
+    max_inward_mm: float = 10.0
+    core_fraction: float = 0.5
+    exclude_patterns: tuple[str, ...] = EXCLUDE_PATTERNS
+    ignore_patterns: tuple[str, ...] = IGNORE_PATTERNS
+    removes_overlap: bool = True
+    context_fraction: float = 0.9
+    min_contrasts: int = 2
+    max_uncertainty_mm: float = 3.0
+    coverage_margin_mm: float = 5.0
+    shell_mm: float = 15.0
+    min_volume_cm3: float = 0.2
+    min_voxels_across: int = 4
+    max_blur_mm: float = 2.5
+    max_blur_voxels: float = 0.6
+    min_variance_explained: float = 0.1
+    min_separation: float = 0.75
+    degrees_of_freedom: float = 4.0
+    background_classes: int = 3
+    presence_mm: float = 4.0
+    drawn_error_mm: float = 3.0
+    evidence_limit: float = 6.0
+    evidence_share: float = 0.5
+    stiffness: float = 1.0
+    edge_contrast: float = 1.0
+    min_island_cm3: float = 0.1
+    min_core_agreement: float = 0.5
+    min_volume_ratio: float = 0.4
+    max_volume_ratio: float = 1.9
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} is {getattr(self, name)}, must lie between {low} and {high}"
+            for name, (low, high) in BOUNDS.items()
+            if not low <= getattr(self, name) <= high
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "max_outward_mm": (0.0, 15.0),
+    "max_inward_mm": (0.0, 30.0),
+    "core_fraction": (0.2, 0.9),
+    "context_fraction": (0.5, 1.0),
+    "min_contrasts": (2, 3),
+    "max_uncertainty_mm": (0.0, 5.0),
+    "coverage_margin_mm": (0.0, 20.0),
+    "shell_mm": (5.0, 40.0),
+    "min_volume_cm3": (0.0, 1000.0),
+    "min_voxels_across": (3, 50),
+    "max_blur_mm": (0.5, 10.0),
+    "max_blur_voxels": (0.3, 3.0),
+    "min_variance_explained": (0.0, 1.0),
+    "min_separation": (0.5, 1.0),
+    "degrees_of_freedom": (2.5, 100.0),
+    "background_classes": (1, 8),
+    "presence_mm": (1.0, 20.0),
+    "drawn_error_mm": (0.5, 20.0),
+    "evidence_limit": (0.5, 20.0),
+    "evidence_share": (0.01, 1.0),
+    "stiffness": (0.01, 100.0),
+    "edge_contrast": (0.0, 100.0),
+    "min_island_cm3": (0.0, 10.0),
+    "min_core_agreement": (0.0, 1.0),
+    "min_volume_ratio": (0.05, 1.0),
+    "max_volume_ratio": (1.0, 10.0),
+}
+"""Smallest and largest value of each number: beyond them a setting is a mistake."""

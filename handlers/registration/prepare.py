@@ -1,0 +1,134 @@
+"""Images made ready for comparison: intensities bounded, voxels averaged, filler told from data.
+
+Never moves anything: every image keeps its own frame of reference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from handlers.geometry import Geometry, Points
+from handlers.values import Image
+
+CT_WINDOW_HU = (-300.0, 400.0)
+"""HU are clipped to this: metal, table and filler values must not spend the histogram's bins."""
+
+CT_BODY_HU = -290.0
+"""CT voxels above this belong to the body (or the table)."""
+
+MR_PERCENTILES = (0.5, 99.5)
+"""MR is clipped to these: coils and flow give single voxels of any brightness."""
+
+MR_AIR_FRACTION = 0.12
+"""MR voxels darker than this fraction of the 95th percentile are air (or bone, or gas)."""
+
+FILLER_RIM_MM = 8.0
+"""How far beyond its non-zero voxels an MR counts as data: enough of the air around the body to
+show its outline, little of a block of filler zeros."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A volume for comparison.
+
+    Attributes:
+        geometry: Its grid, in the frame of reference of its image.
+        voxels: float32, bounded intensities.
+        valid: Voxels that are data, not filler.
+        body: Voxels that are not air.
+    """
+
+    geometry: Geometry
+    voxels: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    body: npt.NDArray[np.bool_]
+
+    def shrunk(self, spacing_mm: float) -> "Prepared":
+        """Return averages over whole blocks whose edges come close to `spacing_mm`."""
+        blocks = [
+            min(n, max(1, round(spacing_mm / s)))
+            for s, n in zip(self.geometry.spacing_mm, self.geometry.shape, strict=True)
+        ]
+        if max(blocks) == 1:
+            return self
+        matrix = self.geometry.patient_from_index.copy()
+        matrix[:3, 3] = self.geometry.points_from_indices((np.array(blocks) - 1) / 2.0)[0]
+        matrix[:3, :3] *= blocks
+        voxels = _block_means(self.voxels, blocks)
+        geometry = Geometry(self.geometry.frame_of_reference_uid, matrix, voxels.shape)
+        valid = _block_means(self.valid.astype(np.float32), blocks) >= 0.5
+        body = _block_means(self.body.astype(np.float32), blocks) >= 0.5
+        return Prepared(geometry, voxels, valid, body)
+
+    def cropped(self, points: Points, margin_mm: float) -> "Prepared":
+        """Return the block that holds the LPS points (n, 3) and a margin, as far as there is one.
+
+        Returns the whole volume where the points lie outside.
+        """
+        at = self.geometry.indices_from_points(points)
+        margin = margin_mm / np.array(self.geometry.spacing_mm)
+        low = np.clip(np.floor(at.min(axis=0) - margin), 0, None).astype(int)
+        high = np.minimum(np.ceil(at.max(axis=0) + margin) + 1, self.geometry.shape).astype(int)
+        if np.any(high - low < 2):
+            return self
+        block = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        start = (int(low[0]), int(low[1]), int(low[2]))
+        shape = (int(high[0] - low[0]), int(high[1] - low[1]), int(high[2] - low[2]))
+        geometry = self.geometry.crop(start, shape)
+        return Prepared(geometry, self.voxels[block], self.valid[block], self.body[block])
+
+    def at(self, points: Points) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Return voxels interpolated at LPS points (n, 3), and whether there is data there."""
+        indices = self.geometry.indices_from_points(points).T
+        voxels = ndimage.map_coordinates(self.voxels, indices, order=1, mode="nearest")
+        nearest = np.rint(indices).astype(int)
+        inside = np.all((nearest >= 0) & (nearest.T < self.geometry.shape).T, axis=0)
+        valid = np.zeros(len(inside), dtype=bool)
+        valid[inside] = self.valid[tuple(nearest[:, inside])]
+        return voxels, valid
+
+
+def prepared_ct(ct: Image, spacing_mm: float) -> Prepared:
+    """Return the CT clipped to `CT_WINDOW_HU` on a grid of about `spacing_mm`."""
+    voxels = np.clip(ct.voxels, *CT_WINDOW_HU)
+    everywhere = np.ones(voxels.shape, dtype=bool)
+    body = _filled(voxels > CT_BODY_HU)
+    return Prepared(ct.geometry, voxels, everywhere, body).shrunk(spacing_mm)
+
+
+def prepared_mr(mr: Image, spacing_mm: float) -> Prepared:
+    """Return the MR clipped to its percentiles on a grid of about `spacing_mm`."""
+    something = mr.voxels != 0
+    shown = mr.voxels[something] if something.any() else mr.voxels
+    low, high = np.percentile(shown, MR_PERCENTILES)
+    voxels = np.clip(mr.voxels, min(float(low), 0.0), high)
+    air = MR_AIR_FRACTION * float(np.percentile(shown, 95))
+    rim = FILLER_RIM_MM / np.array(mr.geometry.spacing_mm)
+    far = ndimage.maximum_filter(
+        something, size=[2 * int(np.ceil(r)) + 1 for r in rim], mode="constant"
+    )
+    return Prepared(mr.geometry, voxels, far, _filled(voxels > air)).shrunk(spacing_mm)
+
+
+def _filled(foreground: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return the foreground with what it encloses in each slice: gas, lung, cortical bone."""
+    plane = ndimage.generate_binary_structure(2, 1)
+    return np.stack(
+        [
+            ndimage.binary_fill_holes(ndimage.binary_closing(s, plane, iterations=2) | s)
+            for s in foreground
+        ]
+    )
+
+
+def _block_means(voxels: npt.NDArray[np.float32], blocks: Sequence[int]) -> npt.NDArray[np.float32]:
+    for axis, block in enumerate(blocks):
+        if block > 1:
+            whole = voxels.shape[axis] // block
+            kept = np.moveaxis(voxels, axis, -1)[..., : whole * block]
+            means = kept.reshape(*kept.shape[:-1], whole, block).mean(axis=-1)
+            voxels = np.moveaxis(means, -1, axis)
+    return np.ascontiguousarray(voxels, dtype=np.float32)

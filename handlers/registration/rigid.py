@@ -1,0 +1,125 @@
+"""A rough pose made exact: Mattes mutual information over Euler angles and translation.
+
+The only module of the registration that knows SimpleITK's optimiser and its direction (fixed to
+moving: here from CT points to MR points). It does not judge what it finds. The optimiser runs in
+one thread on seeded samples, so equal inputs give equal results.
+
+Read first: Mattes et al. 2003, IEEE Trans Med Imaging 22:120-128.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from handlers.errors import RegistrationFailedError
+from handlers.geometry import RigidTransform
+from handlers.registration.prepare import Prepared
+from handlers.registration.settings import RegistrationSettings
+
+CT_MARGIN_MM = 25.0
+"""CT kept around the MR's extent: beyond it nothing can overlap, and air would eat the samples."""
+
+LEAST_STEP = 0.01
+"""The optimiser of a level ends when its step fell to this fraction of the level's first step."""
+
+RELAXATION = 0.6
+"""Factor by which a step shrinks when the gradient turns back."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pose:
+    """A pose and the optimiser's own measure of it (higher is better, comparable within a level)."""
+
+    mr_from_ct: RigidTransform
+    similarity: float
+
+
+def refine_pose(
+    ct: Prepared,
+    mr: Prepared,
+    start: RigidTransform,
+    centre_mm: npt.NDArray[np.float64],
+    settings: RegistrationSettings,
+    *,
+    level: int,
+    body_only: bool = False,
+) -> Pose:
+    """Return the pose of highest mutual information near `start`, at one level of resolution.
+
+    Args:
+        ct: Fixed image.
+        mr: Moving image.
+        start: Sends CT points to MR points.
+        centre_mm: Centre of rotation, LPS in the CT frame.
+        settings: Steps, samples, bins and seed.
+        level: Which of `settings.level_spacings_mm`.
+        body_only: Compare only where both show body, so that outlines and air have no part in it.
+
+    Raises:
+        RegistrationFailedError: The images do not overlap enough to be compared.
+    """
+    spacing_mm = settings.level_spacings_mm[level]
+    extent = start.inverse().apply(mr.geometry.corners_mm())
+    fixed = ct.cropped(extent, CT_MARGIN_MM).shrunk(spacing_mm)
+    moving = mr.shrunk(spacing_mm)
+    registration = sitk.ImageRegistrationMethod()
+    registration.SetNumberOfThreads(1)
+    registration.SetMetricAsMattesMutualInformation(settings.histogram_bins)
+    registration.SetMetricSamplingStrategy(registration.RANDOM)
+    wanted = settings.samples / max(1, int(np.prod(fixed.geometry.shape)))
+    registration.SetMetricSamplingPercentage(min(1.0, wanted), settings.seed)
+    registration.SetInterpolator(sitk.sitkLinear)
+    registration.SetMetricMovingMask(_itk(moving, moving.body if body_only else moving.valid))
+    if body_only:
+        registration.SetMetricFixedMask(_itk(fixed, fixed.body))
+    step_mm = settings.level_steps_mm[level]
+    registration.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=step_mm,
+        minStep=step_mm * LEAST_STEP,
+        numberOfIterations=settings.iterations,
+        relaxationFactor=RELAXATION,
+        gradientMagnitudeTolerance=1e-9,
+    )
+    # a radian moves the corners of the box by its half diagonal
+    lever_mm2 = float(settings.box_half_mm**2 * 2)
+    registration.SetOptimizerScales([lever_mm2] * 3 + [1.0] * 3)
+    transform = _euler(start, centre_mm)
+    registration.SetInitialTransform(transform, inPlace=True)
+    try:
+        registration.Execute(_itk(fixed, fixed.voxels), _itk(moving, moving.voxels))
+    except RuntimeError as error:
+        raise RegistrationFailedError(
+            f"the optimiser at {spacing_mm} mm found too little common to both images",
+            hint="Check that the MR shows the region of the target.",
+        ) from error
+    if not np.all(np.isfinite(transform.GetParameters())):
+        raise RegistrationFailedError(f"the optimiser at {spacing_mm} mm diverged")
+    return Pose(_rigid(transform, start), -float(registration.GetMetricValue()))
+
+
+def _itk(volume: Prepared, voxels: npt.NDArray[np.generic]) -> sitk.Image:
+    dtype = np.uint8 if voxels.dtype == np.bool_ else np.float32
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.astype(dtype)))
+    slices, rows, columns = volume.geometry.spacing_mm
+    image.SetSpacing((columns, rows, slices))
+    image.SetOrigin([float(v) for v in volume.geometry.patient_from_index[:3, 3]])
+    image.SetDirection([float(v) for v in volume.geometry.axes[:, ::-1].ravel()])
+    return image
+
+
+def _euler(pose: RigidTransform, centre_mm: npt.NDArray[np.float64]) -> sitk.Euler3DTransform:
+    transform = sitk.Euler3DTransform()
+    transform.SetCenter([float(v) for v in centre_mm])
+    transform.SetMatrix([float(v) for v in pose.matrix[:3, :3].ravel()], 1e-5)
+    transform.SetTranslation([float(v) for v in pose.apply(centre_mm)[0] - centre_mm])
+    return transform
+
+
+def _rigid(transform: sitk.Euler3DTransform, like: RigidTransform) -> RigidTransform:
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
+    centre = np.array(transform.GetCenter())
+    matrix[:3, 3] = centre + np.array(transform.GetTranslation()) - matrix[:3, :3] @ centre
+    return RigidTransform(matrix, like.to_frame_uid, like.from_frame_uid)

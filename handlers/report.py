@@ -1,0 +1,102 @@
+"""What a person or a script reads of a result: the metrics document.
+
+Makes plain values only (what `json` can write); knows no file. Keys are fixed by the product's
+design: scripts depend on them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from handlers.values import (
+    CaseResult,
+    Finding,
+    Mask,
+    Registration,
+    ResampledMr,
+    TargetResult,
+)
+
+
+def metrics_document(result: CaseResult, case: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of `metrics.json`.
+
+    Args:
+        result: What was computed.
+        case: Identity of the computation (UIDs, protocol, software version, settings), to be told
+            as it is.
+
+    Returns:
+        `case`, `registrations`, `targets`, `dose`, `timing_s`, `findings`. Lengths in mm, volumes
+        in cm3, angles in degrees (R = Rz Ry Rx), times in seconds; transforms act on LPS mm.
+    """
+    return {
+        "case": dict(case),
+        "registrations": [
+            _registration(registration, result.resampled) for registration in result.registrations
+        ],
+        "targets": [_target(target) for target in result.targets],
+        "dose": None,
+        "timing_s": {step: round(seconds, 3) for step, seconds in result.timing_s.items()},
+        "findings": findings_document(result.findings),
+    }
+
+
+def findings_document(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return findings as plain values."""
+    return [
+        {
+            "code": finding.code,
+            "severity": str(finding.severity),
+            "text": finding.text,
+            "numbers": dict(finding.numbers),
+        }
+        for finding in findings
+    ]
+
+
+def _registration(registration: Registration, resampled: Sequence[ResampledMr]) -> dict[str, Any]:
+    return {
+        "status": str(registration.status),
+        "reasons": list(registration.reasons),
+        "frame_of_reference_uid": registration.ct_from_mr.from_frame_uid,
+        "translation_mm": list(registration.translation_mm),
+        "rotation_deg": list(registration.ct_from_mr.rotation_deg),
+        "at_mm": list(registration.centre_mm),
+        "ct_from_mr": registration.ct_from_mr.matrix.tolist(),
+        "uncertainty_mm": registration.uncertainty_mm,
+        "quality": dict(registration.quality),
+        "leading_series_uid": registration.leading_series_uid,
+        "series": [
+            {
+                "series_instance_uid": uid,
+                "covers_ct_fraction": _covered(uid, resampled),
+            }
+            for uid in registration.series_uids
+        ],
+    }
+
+
+def _covered(series_uid: str, resampled: Sequence[ResampledMr]) -> float | None:
+    for item in resampled:
+        if item.image.series_instance_uid == series_uid:
+            return float(item.valid.inside.mean())
+    return None
+
+
+def _target(target: TargetResult) -> dict[str, Any]:
+    return {
+        "source_roi": target.source_roi.name,
+        "source_roi_number": target.source_roi.number,
+        "refined_roi": target.refined_roi_name,
+        "status": str(target.refinement.status),
+        "reasons": list(target.refinement.reasons),
+        "drawn_volume_cm3": target.drawn.volume_cm3,
+        "refined_volume_cm3": _volume(target.refinement.refined),
+        "metrics": dict(target.metrics),
+        "evidence": dict(target.refinement.numbers),
+        "organ_distances_mm": dict(target.organ_distances_mm),
+    }
+
+
+def _volume(mask: Mask | None) -> float | None:
+    return None if mask is None else mask.volume_cm3

@@ -1,0 +1,283 @@
+"""The nouns of the product: images, structures, dose, the case and what became of it.
+
+All values are frozen and compared by identity (arrays have no useful equality); grids are compared
+with `Geometry.coincides_with`. A constructor checks shape and range and locks its array without a
+copy: the caller gives the array away. Altered copies come from `dataclasses.replace`.
+
+Nothing here knows a file, a state, an attempt or a DICOM dataset.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from handlers.geometry import Geometry, Points, RigidTransform
+
+COPLANARITY_TOLERANCE_MM = 0.1
+"""Largest distance of a contour point from the plane of its contour."""
+
+
+class Severity(StrEnum):
+    """How much a finding matters to the person who reads it."""
+
+    INFO = "info"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a person should know about a case; never holds a patient identifier."""
+
+    code: str
+    severity: Severity
+    text: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """A scalar volume on a regular grid.
+
+    Attributes:
+        geometry: Its grid.
+        voxels: float32, shape (slices, rows, columns); CT in HU, MR in arbitrary units.
+        modality: `CT` or `MR`.
+        series_instance_uid: The series it was read from.
+        description: Series Description; free text of the sender, shown to people.
+        contrast: What an MR series shows, as one of `T1`, `T2`, `DWI`, `ADC`, or empty if unknown.
+    """
+
+    geometry: Geometry
+    voxels: npt.NDArray[np.float32]
+    modality: str
+    series_instance_uid: str
+    description: str = ""
+    contrast: str = ""
+
+    def __post_init__(self) -> None:
+        _lock(self, "voxels", np.float32, self.geometry)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """A structure as the voxels whose centres lie inside it; bool, shape of the grid."""
+
+    geometry: Geometry
+    inside: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        _lock(self, "inside", np.bool_, self.geometry)
+
+    @property
+    def volume_cm3(self) -> float:
+        """Volume by voxel summation in cm3."""
+        return float(np.count_nonzero(self.inside)) * self.geometry.voxel_volume_mm3 / 1000.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contour:
+    """One closed planar polygon: points (n, 3) in LPS mm, n >= 3, the first not repeated.
+
+    Attributes:
+        points: The corners.
+        referenced_sop_instance_uid: The image instance that the sender named, or empty.
+        is_exclusive_or: Of type CLOSEDPLANAR_XOR: combined with its plane's others by exclusive-or.
+    """
+
+    points: Points
+    referenced_sop_instance_uid: str = ""
+    is_exclusive_or: bool = False
+
+    def __post_init__(self) -> None:
+        points = np.asarray(self.points, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != 3 or len(points) < 3:
+            raise ValueError(f"a contour needs at least three points, not shape {points.shape}")
+        if not np.all(np.isfinite(points)):
+            raise ValueError("a contour has a point that is not finite")
+        _, _, axes = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
+        off_plane = np.abs((points - points.mean(axis=0)) @ axes[2])
+        if off_plane.max() > COPLANARITY_TOLERANCE_MM:
+            raise ValueError("the points of a contour do not lie in one plane")
+        points.setflags(write=False)
+        object.__setattr__(self, "points", points)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Roi:
+    """A region of interest of a structure set; `contours` may be empty (not drawn, or a point)."""
+
+    number: int
+    name: str
+    interpreted_type: str
+    contours: tuple[Contour, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StructureSet:
+    """The regions of interest drawn in one frame of reference; ROI numbers are unique."""
+
+    sop_instance_uid: str
+    frame_of_reference_uid: str
+    label: str
+    rois: tuple[Roi, ...]
+
+    def __post_init__(self) -> None:
+        numbers = [roi.number for roi in self.rois]
+        if len(set(numbers)) != len(numbers):
+            raise ValueError("ROI numbers of a structure set must be unique")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DoseGrid:
+    """Absorbed dose in Gy on a grid, scaling applied; shape (slices, rows, columns), >= 0."""
+
+    geometry: Geometry
+    dose_gy: npt.NDArray[np.float32]
+    sop_instance_uid: str = ""
+    summation_type: str = "PLAN"
+
+    def __post_init__(self) -> None:
+        _lock(self, "dose_gy", np.float32, self.geometry)
+        if float(self.dose_gy.min()) < 0:
+            raise ValueError("absorbed dose is negative")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One planning CT, the structure set drawn on it, and the MR of the same patient.
+
+    The structure set lies in the CT's frame of reference; each MR series lies in a frame of its own
+    or in the CT's (which is no proof that it is aligned).
+    """
+
+    ct: Image
+    structure_set: StructureSet
+    mr: tuple[Image, ...]
+    dose: DoseGrid | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+class RegistrationStatus(StrEnum):
+    """The verdict on a registration: only `pass` lets the MR change a contour."""
+
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Registration:
+    """One MR frame of reference, or part of it, brought to the planning CT, and the verdict on it.
+
+    Attributes:
+        ct_from_mr: Sends points of the MR frame to the CT frame. With `fail` it is the best guess,
+            for people to look at, and is never used.
+        status: The verdict.
+        reasons: Why it is not `pass`, in sentences; empty for `pass`.
+        uncertainty_mm: Distance within which the true place of the target's points is expected.
+        quality: Named figures behind the verdict (unit in the name).
+        leading_series_uid: The MR series that was registered.
+        series_uids: All MR series of that frame that this transform moves.
+        centre_mm: Where `translation_mm` is told: centre of the targets, LPS mm in the CT frame.
+    """
+
+    ct_from_mr: RigidTransform
+    status: RegistrationStatus
+    reasons: tuple[str, ...]
+    uncertainty_mm: float
+    quality: Mapping[str, float]
+    leading_series_uid: str
+    series_uids: tuple[str, ...]
+    centre_mm: tuple[float, float, float]
+
+    @property
+    def translation_mm(self) -> tuple[float, float, float]:
+        """How far the MR's point that ends at the targets' centre was moved: x, y, z in mm."""
+        end = np.array(self.centre_mm)
+        start = self.ct_from_mr.inverse().apply(end)[0]
+        x, y, z = end - start
+        return float(x), float(y), float(z)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResampledMr:
+    """An MR series on the planning CT's grid; `valid` marks the voxels that the MR covers."""
+
+    image: Image
+    valid: Mask
+    registration: Registration
+
+
+class TargetStatus(StrEnum):
+    """What became of a target's contour."""
+
+    REFINED = "refined"
+    ABSTAINED = "abstained"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refinement:
+    """The answer of the refinement for one target; with `abstained`, `refined` is None.
+
+    Attributes:
+        status: Whether a contour is proposed.
+        refined: The proposed target on the CT grid.
+        reasons: Why it abstained, or what was done, in sentences.
+        numbers: Figures behind the answer (unit in the name).
+    """
+
+    status: TargetStatus
+    refined: Mask | None
+    reasons: tuple[str, ...]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.refined is None) != (self.status is TargetStatus.ABSTAINED):
+            raise ValueError("a refined target has a mask, an abstention has none")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TargetResult:
+    """A target before and after.
+
+    Attributes:
+        source_roi: The clinician's ROI, never altered.
+        drawn: Its voxels on the CT grid.
+        refinement: What was proposed, or why nothing was.
+        refined_roi_name: TG-263 name of the new ROI, or None.
+        metrics: Refined against drawn: named figures, unit in the name; empty after an abstention.
+        organ_distances_mm: Smallest distance from the final target to each other ROI, by ROI name.
+    """
+
+    source_roi: Roi
+    drawn: Mask
+    refinement: Refinement
+    refined_roi_name: str | None
+    metrics: Mapping[str, float]
+    organ_distances_mm: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CaseResult:
+    """All that was computed for one case; never partly filled."""
+
+    case: Case
+    registrations: tuple[Registration, ...]
+    resampled: tuple[ResampledMr, ...]
+    targets: tuple[TargetResult, ...]
+    findings: tuple[Finding, ...]
+    timing_s: Mapping[str, float]
+
+
+def _lock(owner: object, name: str, dtype: type[np.generic], geometry: Geometry) -> None:
+    array = np.asarray(getattr(owner, name), dtype=dtype)
+    if array.shape != geometry.shape:
+        raise ValueError(f"{name} has shape {array.shape}, its grid {geometry.shape}")
+    if array.dtype != np.bool_ and not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} holds a value that is not finite")
+    array.setflags(write=False)
+    object.__setattr__(owner, name, array)

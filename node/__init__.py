@@ -1,0 +1,1 @@
+"""What talks, keeps, schedules, computes in child processes, delivers and shows."""

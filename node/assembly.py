@@ -1,0 +1,440 @@
+"""Which objects make a case, and is it complete: a pure function of the index and the clock.
+
+Evidence decides (every listed slice is here, slices are evenly spaced, no association is open);
+time only confirms (the quiet period) or ends a wait that evidence cannot end (`Patience`). Objects
+are joined by what they refer to; MR alone is joined by patient, since nothing in DICOM refers from
+a structure set to it. Nothing here opens a file, reads a clock, remembers an earlier answer or
+judges pixel data (that is `handlers.decode`). No text in here holds a patient's identity.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from fnmatch import fnmatchcase
+from operator import attrgetter
+
+from handlers.values import Severity
+from node.config import Protocol
+from node.header import InstanceHeader
+from node.holdings import (
+    Holdings,
+    Series,
+    StoredInstance,
+    conflicting_attributes,
+    ct_without_structure_set,
+    identity_of,
+    is_drawn_elsewhere,
+    series_drawn_on,
+    take_holdings,
+)
+
+__all__ = ["AssemblyFinding", "CaseProposal", "Patience", "StoredInstance", "assemble"]
+
+LEAST_MR_IMAGES = 3
+"""Fewer images are no volume that could be registered, or a series that is still arriving."""
+
+MOST_NAMES = 20
+"""ROI names that a text lists before it only counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a case waits. Units in the names."""
+
+    incomplete_s: float
+    mr_wait_h: float
+
+
+@dataclass(frozen=True, slots=True)
+class AssemblyFinding:
+    """Something noticed while joining objects: code, severity (info, warning, failure), text."""
+
+    code: str
+    severity: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseProposal:
+    """A case as it stands now.
+
+    Attributes:
+        case_id: Stable: derived from planning CT series, structure set and protocol.
+        protocol_name: Which protocol applies.
+        ct_series_uid: The planning CT, or empty while unknown.
+        structure_set_uid: SOP Instance UID of the structure set, or empty while none has come.
+        mr_series_uids: The MR series, preferred ones first.
+        instances: Every object of the case (CT, structure set, MR, dose, plan, registrations).
+        waiting_for: What is missing or still moving, in sentences; empty when the case is ready.
+        rejection: Why it will never be computed unless new objects come, or empty.
+        findings: What was noticed.
+        fingerprint: Of the objects' contents and the protocol's name: another fingerprint makes
+            another revision.
+        next_look_at: When the clock alone may change the answer, or None.
+    """
+
+    case_id: str
+    protocol_name: str
+    ct_series_uid: str
+    structure_set_uid: str
+    mr_series_uids: tuple[str, ...]
+    instances: tuple[StoredInstance, ...]
+    waiting_for: tuple[str, ...]
+    rejection: str
+    findings: tuple[AssemblyFinding, ...]
+    fingerprint: str
+    next_look_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """Objects found for a case, and what was noticed; `forming` may still become part of it."""
+
+    series: tuple[Series, ...] = ()
+    instances: tuple[StoredInstance, ...] = ()
+    forming: tuple[StoredInstance, ...] = ()
+    findings: tuple[AssemblyFinding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What the clock makes of a case."""
+
+    waiting_for: tuple[str, ...] = ()
+    rejection: str = ""
+    findings: tuple[AssemblyFinding, ...] = ()
+    next_look_at: datetime | None = None
+
+
+def assemble(
+    instances: Sequence[StoredInstance],
+    protocols: Sequence[Protocol],
+    patience: Patience,
+    now: datetime,
+) -> tuple[CaseProposal, ...]:
+    """Return every case that the objects of one patient, or of a study, form or begin to form.
+
+    One case for each structure set that was drawn on a CT (or on a series that has not arrived)
+    and to which a protocol applies; a placeholder, never ready, for each CT that waits for a
+    structure set. A case that was proposed earlier and is absent now has lost its reason: the
+    structure set came, or the series it names turned out not to be a CT.
+
+    Args:
+        instances: Newest versions, in any order, together with the image series and structure
+            sets that refer to each other, whatever patient identity those carry.
+        protocols: In order of preference.
+        patience: When waiting ends.
+        now: The time, aware UTC.
+
+    Returns:
+        The cases by CT series and structure set; the same for any order of `instances`.
+    """
+    held = take_holdings([one for one in instances if not one.header.is_ours])
+    cases: list[CaseProposal] = []
+    for structure_set in held.structure_sets:
+        drawn_on = series_drawn_on(structure_set.header, held)
+        protocol, objection = _choose_protocol(structure_set.header, protocols)
+        if protocol is not None and not is_drawn_elsewhere(drawn_on):
+            case = _case(structure_set, protocol, objection, drawn_on, held, patience, now)
+            cases.append(case)
+    if protocols:
+        cases += [_placeholder(ct, protocols[0]) for ct in ct_without_structure_set(held)]
+    return tuple(sorted(cases, key=attrgetter("ct_series_uid", "structure_set_uid")))
+
+
+def _case(
+    structure_set: StoredInstance,
+    protocol: Protocol,
+    objection: str,
+    drawn_on: Sequence[Series],
+    held: Holdings,
+    patience: Patience,
+    now: datetime,
+) -> CaseProposal:
+    ct = drawn_on[0] if len(drawn_on) == 1 and drawn_on[0].images else None
+    header = structure_set.header
+    planning = (*(ct.images if ct else ()), structure_set)
+    stranger = _stranger(ct, header)
+    mr = linked = _Joined()
+    if not stranger:
+        mr = _choose_mr(ct, header, protocol, held)
+        linked = _linked(ct, header, held)
+    objections = [text for text in (objection, stranger, _ambiguity(header, drawn_on)) if text]
+    used = (*planning, *mr.instances, *linked.instances)
+    standing = _Standing(rejection="; ".join(objections))
+    if not objections:
+        slices, series = _missing_slices(header, ct, held), _missing_series(header, ct, mr)
+        standing = _ask_clock(slices, series, planning, (*used, *mr.forming), patience, now)
+    used_series = (ct, *mr.series) if ct else mr.series
+    return CaseProposal(
+        # the reference, not the series found: it stays the same before and after the CT comes
+        case_id=_case_id(header.referenced_series_uid, header.sop_instance_uid, protocol.name),
+        protocol_name=protocol.name,
+        ct_series_uid=ct.uid if ct else header.referenced_series_uid,
+        structure_set_uid=header.sop_instance_uid,
+        mr_series_uids=tuple(series.uid for series in mr.series),
+        instances=used,
+        waiting_for=standing.waiting_for,
+        rejection=standing.rejection,
+        findings=(*_noticed(used, used_series), *linked.findings, *mr.findings, *standing.findings),
+        fingerprint=_fingerprint(used, protocol.name),
+        next_look_at=standing.next_look_at,
+    )
+
+
+def _placeholder(ct: Series, protocol: Protocol) -> CaseProposal:
+    missing = f"no structure set drawn on this CT has arrived ({ct.placed_count} CT slices here)"
+    return CaseProposal(
+        case_id=_case_id(ct.uid, "", protocol.name),
+        protocol_name=protocol.name,
+        ct_series_uid=ct.uid,
+        structure_set_uid="",
+        mr_series_uids=(),
+        instances=ct.images,
+        waiting_for=(missing,),
+        rejection="",
+        findings=_noticed(ct.images, (ct,)),
+        fingerprint=_fingerprint(ct.images, protocol.name),
+        next_look_at=None,
+    )
+
+
+def _stranger(ct: Series | None, header: InstanceHeader) -> str:
+    """Return why CT and structure set are not one patient's, or an empty string."""
+    if ct is None:
+        return ""
+    if mixed := conflicting_attributes(ct.identities):
+        return (
+            f"the images of the planning CT carry more than one patient identity ({mixed} differ): "
+            "correct them at the sender and send the series again"
+        )
+    if different := conflicting_attributes({*ct.identities, identity_of(header)}):
+        return (
+            "the structure set and the CT it was drawn on carry different patient identities "
+            f"({different} differ): correct them at the sender and send both again"
+        )
+    return ""
+
+
+# What belongs together
+
+
+def _ambiguity(header: InstanceHeader, drawn_on: Sequence[Series]) -> str:
+    if len(drawn_on) < 2:
+        return ""
+    if header.referenced_sop_instance_uids:
+        return f"the structure set lists images of {len(drawn_on)} series alike and names none"
+    return (
+        "the structure set names neither series nor images, and "
+        f"{len(drawn_on)} CT series lie in its frame of reference"
+    )
+
+
+def _rank(names: Sequence[str], patterns: Sequence[str]) -> int | None:
+    """Return the place of the first pattern that matches one of the names, ignoring case."""
+    folded = [name.strip().lower() for name in names]
+    for place, pattern in enumerate(patterns):
+        if any(fnmatchcase(name, pattern.lower()) for name in folded):
+            return place
+    return None
+
+
+def _choose_protocol(
+    header: InstanceHeader, protocols: Sequence[Protocol]
+) -> tuple[Protocol | None, str]:
+    names = (header.structure_set_label, header.series_description)
+    fitting = [each for each in protocols if _rank(names, each.structure_sets) is not None]
+    for protocol in fitting:
+        if _rank(header.roi_names, protocol.targets) is not None:
+            return protocol, ""
+    if not fitting:
+        return None, ""
+    wanted = ", ".join(dict.fromkeys(name for each in fitting for name in each.targets))
+    shown = ", ".join(header.roi_names[:MOST_NAMES]) or "none"
+    if (more := len(header.roi_names) - MOST_NAMES) > 0:
+        shown += f" and {more} more"
+    return fitting[0], f"no ROI is a target: the structure set has {shown}; wanted is {wanted}"
+
+
+def _choose_mr(
+    ct: Series | None, header: InstanceHeader, protocol: Protocol, held: Holdings
+) -> _Joined:
+    identities = ct.identities if ct else frozenset({identity_of(header)})
+    studies = ct.study_uids if ct else frozenset({header.study_instance_uid})
+    patient_ids = {each.patient_id for each in identities}
+    accepted: list[tuple[int, str, str, Series]] = []
+    forming: list[StoredInstance] = []
+    findings: list[AssemblyFinding] = []
+    for mr in held.series.values():
+        if mr.modality != "MR" or patient_ids.isdisjoint({i.patient_id for i in mr.identities}):
+            continue
+        if patient_ids == {""} and studies.isdisjoint(mr.study_uids):
+            continue  # without a Patient ID only the study says that it is the same patient
+        if different := conflicting_attributes(
+            {*identities, *mr.identities}, issuer_may_lack=ct is None
+        ):
+            text = f"{mr.name} left out: it has the CT's Patient ID, but {different} differ"
+            findings.append(AssemblyFinding("mr_identity_conflict", Severity.WARNING, text))
+            continue
+        rank = _rank((mr.description,), protocol.mr)
+        if reason := _unfit_mr(mr, rank, ct.taken_on if ct else None, protocol):
+            text = f"{mr.name} left out: {reason}"
+            findings.append(AssemblyFinding("mr_left_out", Severity.INFO, text))
+            continue
+        if mr.placed_count < LEAST_MR_IMAGES:
+            forming += mr.images
+            text = f"{mr.name} left out: {mr.placed_count} images with a position are no volume"
+            findings.append(AssemblyFinding("mr_left_out", Severity.INFO, text))
+            continue
+        accepted.append((rank or 0, mr.description, mr.uid, mr))
+    series = tuple(row[-1] for row in sorted(accepted, key=lambda row: row[:3]))
+    images = tuple(image for each in series for image in each.images)
+    return _Joined(series, images, tuple(forming), tuple(findings))
+
+
+def _unfit_mr(mr: Series, rank: int | None, ct_taken_on: date | None, protocol: Protocol) -> str:
+    if not mr.images:
+        return "it holds localizers only"
+    if rank is None:
+        return f"its description matches none of {', '.join(protocol.mr)}"
+    if mr.taken_on and ct_taken_on:
+        days = abs((mr.taken_on - ct_taken_on).days)
+        if days > protocol.mr_window_days:
+            return f"{days} days from the CT, the protocol allows {protocol.mr_window_days:g}"
+    return ""
+
+
+def _linked(ct: Series | None, header: InstanceHeader, held: Holdings) -> _Joined:
+    """Return the plans, doses and registrations of a structure set; never waited for."""
+    plans = held.by_reference.get(("RTPLAN", header.sop_instance_uid), ())
+    found = list(plans)
+    for plan in plans:
+        found += held.by_reference.get(("RTDOSE", plan.header.sop_instance_uid), ())
+    frames = sorted({header.frame_of_reference_uid, ct.frame_uid if ct else ""} - {""})
+    orphans = 0
+    for dose in (dose for frame in frames for dose in held.doses_by_frame.get(frame, ())):
+        referenced = dose.header.referenced_sop_instance_uids
+        if not referenced:
+            found.append(dose)
+        orphans += bool(referenced) and held.plan_uids.isdisjoint(referenced)
+    found += held.registrations_by_frame.get(
+        ct.frame_uid if ct else header.frame_of_reference_uid, ()
+    )
+    unique = {one.header.sop_instance_uid: one for one in found}
+    identities = {identity_of(header), *(ct.identities if ct else ())}
+    kept = [
+        one
+        for one in unique.values()
+        if not conflicting_attributes({*identities, identity_of(one.header)})
+    ]
+    findings: list[AssemblyFinding] = []
+    if orphans:
+        text = f"{orphans} RT Dose of this frame of reference not used: its plan has not arrived"
+        findings.append(AssemblyFinding("dose_without_plan", Severity.INFO, text))
+    if lost := len(unique) - len(kept):
+        text = f"{lost} plan, dose or registration objects left out: of another patient identity"
+        findings.append(AssemblyFinding("linked_identity_conflict", Severity.WARNING, text))
+    kept.sort(key=attrgetter("header.modality", "header.sop_instance_uid"))
+    return _Joined(instances=tuple(kept), findings=tuple(findings))
+
+
+# Is it complete
+
+
+def _missing_slices(header: InstanceHeader, ct: Series | None, held: Holdings) -> list[str]:
+    if ct is None:
+        return []
+    listed = set(header.referenced_sop_instance_uids)
+    missing = sum(uid not in held.series_of_image for uid in listed)
+    text = f"{missing} of {len(listed)} CT slices that the structure set lists have not arrived"
+    return ([text] if missing else []) + ([ct.gap] if ct.gap else [])
+
+
+def _missing_series(header: InstanceHeader, ct: Series | None, mr: _Joined) -> list[str]:
+    missing: list[str] = []
+    if ct is None:
+        count = len(set(header.referenced_sop_instance_uids))
+        listed = f" ({count} slices listed)" if count else ""
+        missing.append(f"no CT that the structure set was drawn on has arrived{listed}")
+    if not mr.series and mr.findings:
+        out = f"{len(mr.findings)} left out, see the findings"
+        missing.append(f"no MR series that the protocol wants has arrived ({out})")
+    elif not mr.series:
+        missing.append("no MR series of this patient has arrived")
+    return missing
+
+
+def _ask_clock(
+    missing_slices: Sequence[str],
+    missing_series: Sequence[str],
+    planning: Sequence[StoredInstance],
+    moving: Sequence[StoredInstance],
+    patience: Patience,
+    now: datetime,
+) -> _Standing:
+    """Return what is still waited for.
+
+    Missing slices end the waiting with a warning, missing series with a rejection; either only
+    while no association is open, and never before the quiet period has passed.
+    """
+    newest = max(one.received_at for one in moving)
+    quiet_end = newest + timedelta(seconds=max(one.quiet_s for one in moving))
+    waiting = [*missing_slices, *missing_series]
+    if any(one.association_is_open for one in moving):
+        waiting.append("an association that carries objects of this case is still open")
+        return _Standing(tuple(waiting))
+    if missing_series:
+        newest_planning = max(one.received_at for one in planning)
+        end = max(newest_planning + timedelta(hours=patience.mr_wait_h), quiet_end)
+        if now < end:
+            return _Standing(tuple(waiting), next_look_at=end)
+        within = f" arrived within {patience.mr_wait_h:g} h"
+        sentences = [text.replace(" has arrived", within) for text in missing_series]
+        return _Standing(rejection="; ".join(sentences))
+    end = newest + timedelta(seconds=patience.incomplete_s)
+    if missing_slices and now < end:
+        return _Standing(tuple(waiting), next_look_at=end)
+    findings = tuple(
+        AssemblyFinding("ct_incomplete", Severity.WARNING, f"{text}; waiting has ended")
+        for text in missing_slices
+    )
+    if now < quiet_end:
+        left_s = math.ceil((quiet_end - now).total_seconds())
+        text = f"quiet period: {left_s} s left"
+        return _Standing((text,), findings=findings, next_look_at=quiet_end)
+    return _Standing(findings=findings)
+
+
+# What is said about it
+
+
+def _noticed(
+    used: Iterable[StoredInstance], used_series: Iterable[Series]
+) -> tuple[AssemblyFinding, ...]:
+    findings: list[AssemblyFinding] = []
+    replaced = Counter(one.header.modality for one in used if one.replaces_other_content)
+    if replaced:
+        which = ", ".join(f"{count} {modality}" for modality, count in sorted(replaced.items()))
+        text = (
+            f"received twice with different content under one SOP Instance UID: {which} objects; "
+            "the newest counts"
+        )
+        findings.append(AssemblyFinding("replaced_content", Severity.WARNING, text))
+    for each in used_series:
+        if each.localizers:
+            text = f"{each.localizers} localizer images of {each.name} left out"
+            findings.append(AssemblyFinding("localizer_left_out", Severity.INFO, text))
+    return tuple(findings)
+
+
+def _case_id(series_uid: str, structure_set_uid: str, protocol_name: str) -> str:
+    named = "\n".join((series_uid, structure_set_uid, protocol_name))
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def _fingerprint(used: Iterable[StoredInstance], protocol_name: str) -> str:
+    lines = sorted(f"{one.header.sop_instance_uid} {one.sha256}" for one in used)
+    return hashlib.sha256("\n".join((protocol_name, *lines)).encode()).hexdigest()

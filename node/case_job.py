@@ -1,0 +1,106 @@
+"""From a complete case to the job of the computing child. Pure: no file, no clock."""
+
+import hashlib
+import json
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydicom.uid import RTDoseStorage, RTStructureSetStorage
+
+from node.assembly import CaseProposal
+from node.compute_job import ComputeSettings, Job, JobFinding
+from node.config import NodeSection, Protocol
+
+
+def software_version() -> str:
+    """Return the version of the installed distribution."""
+    try:
+        return version("hilum")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def case_job(
+    proposal: CaseProposal,
+    protocol: Protocol,
+    node: NodeSection,
+    *,
+    root: str,
+    created: datetime,
+) -> Job:
+    """Return the job that computes a complete case.
+
+    Args:
+        proposal: What assembly found; nothing is waited for.
+        protocol: The recipe.
+        node: Limits of the node.
+        root: Folder to which the objects' paths are relative.
+        created: Date and time of everything that will be made.
+    """
+    settings = ComputeSettings(
+        target_patterns=protocol.targets, max_outward_mm=protocol.max_outward_mm
+    )
+    ct = [i for i in proposal.instances if i.header.series_instance_uid == proposal.ct_series_uid]
+    mr: dict[str, tuple[str, ...]] = {
+        uid: tuple(i.path for i in proposal.instances if i.header.series_instance_uid == uid)
+        for uid in proposal.mr_series_uids
+    }
+    structure_set = next(
+        i for i in proposal.instances if i.header.sop_instance_uid == proposal.structure_set_uid
+    )
+    doses = [i.path for i in proposal.instances if i.header.sop_class_uid == RTDoseStorage]
+    return Job(
+        root=root,
+        ct=tuple(i.path for i in ct),
+        structure_set=structure_set.path,
+        mr=mr,
+        dose=doses[0] if doses else None,
+        settings=settings,
+        case=_identity(proposal, protocol, settings),
+        findings=tuple(
+            JobFinding(code=f.code, severity=f.severity, text=f.text) for f in proposal.findings
+        ),
+        uid_seed=_seed(proposal, settings),
+        software_version=software_version(),
+        created=created,
+        memory_mib=node.compute_memory_mib,
+    )
+
+
+def _identity(
+    proposal: CaseProposal, protocol: Protocol, settings: ComputeSettings
+) -> dict[str, Any]:
+    frame = next(
+        (
+            i.header.frame_of_reference_uid
+            for i in proposal.instances
+            if i.header.series_instance_uid == proposal.ct_series_uid
+        ),
+        "",
+    )
+    study = next(
+        i.header.study_instance_uid
+        for i in proposal.instances
+        if i.header.sop_class_uid == RTStructureSetStorage
+    )
+    return {
+        "case_id": proposal.case_id,
+        "protocol": protocol.name,
+        "software_version": software_version(),
+        "settings": settings.model_dump(mode="json"),
+        "study_instance_uid": study,
+        "ct_series_uid": proposal.ct_series_uid,
+        "ct_frame_of_reference_uid": frame,
+        "structure_set_uid": proposal.structure_set_uid,
+        "mr_series_uids": list(proposal.mr_series_uids),
+        "fingerprint": proposal.fingerprint,
+        "prescription": protocol.prescription.model_dump() if protocol.prescription else None,
+    }
+
+
+def _seed(proposal: CaseProposal, settings: ComputeSettings) -> str:
+    told = json.dumps(
+        [proposal.fingerprint, settings.model_dump(mode="json"), software_version()], sort_keys=True
+    )
+    return hashlib.sha256(told.encode()).hexdigest()

@@ -1,0 +1,183 @@
+"""What runs in the child process: read the files, decode, compute, encode, write, say how it ended.
+
+The child has paths and settings; it has neither database nor network. It leaves result files in
+`out/` and, last of all, one outcome record, so that a record on disk means that all files are.
+Started as `python -m node.compute JOB`.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pydicom
+
+from handlers.decode import CaseDatasets, decode_case
+from handlers.encode import Authorship, Sources, encode_result_set
+from handlers.errors import HandlerError, InputRejectedError
+from handlers.pipeline import Settings, run
+from handlers.refinement import RefinementSettings
+from handlers.report import metrics_document
+from handlers.values import Finding, Severity
+from node.compute_job import METRICS_FILE, OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that this process gets when its parent dies."""
+
+
+def compute(job: Job, out: Path) -> Outcome:
+    """Compute one case and write its result set below `out`.
+
+    Raises:
+        HandlerError: The input is unfit, or the core could not do its work.
+    """
+    _tell("decode")
+    root = Path(job.root)
+    decoded = decode_case(
+        CaseDatasets(
+            ct=_read(root, job.ct),
+            structure_set=_read(root, [job.structure_set])[0],
+            mr={uid: _read(root, paths) for uid, paths in job.mr.items()},
+            dose=_read(root, [job.dose])[0] if job.dose else None,
+        )
+    )
+    for dataset in (*decoded.ct, *(d for series in decoded.mr.values() for d in series)):
+        dataset.pop("PixelData", None)
+    noticed = tuple(Finding(f.code, Severity(f.severity), f.text) for f in job.findings)
+    case = replace(decoded.case, findings=(*noticed, *decoded.case.findings))
+    settings = Settings(
+        target_patterns=job.settings.target_patterns,
+        refinement=RefinementSettings(max_outward_mm=job.settings.max_outward_mm),
+    )
+    result = run(case, settings, seconds=time.monotonic, on_step=_tell)
+    _tell("encode")
+    authorship = Authorship(
+        created=job.created,
+        software_version=job.software_version,
+        uid_seed=job.uid_seed,
+        parameters=json.dumps(job.settings.model_dump(), sort_keys=True),
+    )
+    sources = Sources(ct=decoded.ct, structure_set=decoded.structure_set, mr=decoded.mr)
+    results: dict[str, str] = {}
+    for name, dataset in encode_result_set(result, sources, authorship):
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+            file.flush()
+            os.fsync(file.fileno())
+        results[str(dataset.SOPInstanceUID)] = name
+    document = metrics_document(result, job.case)
+    _write(out / METRICS_FILE, json.dumps(document, indent=1))
+    summary = {
+        "registrations": [
+            {"status": r["status"], "uncertainty_mm": r["uncertainty_mm"], "reasons": r["reasons"]}
+            for r in document["registrations"]
+        ],
+        "targets": [
+            {key: t[key] for key in ("source_roi", "refined_roi", "status", "reasons")}
+            for t in document["targets"]
+        ],
+        "findings": document["findings"],
+    }
+    return Outcome(kind="done", results=results, summary=summary)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the job in the file that the only argument names; return 0 when an outcome was left."""
+    job_file = Path(arguments[0])
+    _die_with_parent(int(arguments[1]))
+    job = Job.model_validate_json(job_file.read_text(encoding="utf-8"))
+    limit = int(job.memory_mib * 1024 * 1024)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    out = job_file.parent / OUTPUT_FOLDER
+    out.mkdir()
+    # a warning of a library may quote the value it dislikes, and that value may be a name
+    warnings.simplefilter("ignore")
+    outcome = _outcome(job, out)
+    _sync_folders(out)
+    _write(job_file.parent / OUTCOME_FILE, outcome.model_dump_json())
+    return 0
+
+
+def _outcome(job: Job, out: Path) -> Outcome:
+    try:
+        return compute(job, out)
+    except InputRejectedError as error:
+        return Outcome(kind="rejected", reasons=error.reasons)
+    except HandlerError as error:
+        return Outcome(kind="failed", reasons=(str(error),))
+    except MemoryError:
+        return Outcome(
+            kind="failed",
+            reasons=(f"computing needs more than {job.memory_mib:.0f} MiB of memory",),
+        )
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: every end is recorded
+        # the text of a foreign error may quote a value, and that value may be a name: not kept
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        sys.stderr.write(f"{frames}{type(error).__name__}\n")
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}:{last.lineno}"
+        return Outcome(
+            kind="failed", reasons=(f"internal error {type(error).__name__} at {place}",)
+        )
+
+
+def _read(root: Path, paths: Sequence[str]) -> list[pydicom.Dataset]:
+    datasets: list[pydicom.Dataset] = []
+    for path in paths:
+        try:
+            datasets.append(pydicom.dcmread(root / path))
+        except Exception as error:  # pydicom raises many kinds for a broken file
+            raise InputRejectedError(
+                [f"object {Path(path).stem[:12]} cannot be read ({type(error).__name__})"],
+                hint="send the object again",
+            ) from error
+    return datasets
+
+
+def _tell(step: str) -> None:
+    sys.stdout.write(json.dumps({"step": step}) + "\n")
+    sys.stdout.flush()
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".part")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    _sync_folders(path.parent, recursive=False)
+
+
+def _sync_folders(folder: Path, *, recursive: bool = True) -> None:
+    inner = [p for p in folder.rglob("*") if p.is_dir()] if recursive else []
+    for path in (*inner, folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, however that happens."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

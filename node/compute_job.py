@@ -1,0 +1,91 @@
+"""What the computing child is told, and what it leaves: the two records between the processes."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+OUTCOME_FILE = "outcome.json"
+OUTPUT_FOLDER = "out"
+METRICS_FILE = "metrics.json"
+
+
+class ComputeSettings(BaseModel):
+    """What a protocol says about computing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target_patterns: tuple[str, ...]
+    max_outward_mm: float
+
+
+class JobFinding(BaseModel):
+    """Something that was noticed before computing began."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    code: str
+    severity: str
+    text: str
+
+
+class Job(BaseModel):
+    """All that the child is told. Paths are relative to `root`, or absolute.
+
+    Attributes:
+        case: Identity of the computation, told in `metrics.json` as it is.
+        uid_seed: Fingerprint of inputs, settings and software version: all UIDs derive from it.
+        created: ISO 8601 with time zone; every date and time in the results comes from it.
+        memory_mib: Limit of the address space.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: str
+    ct: tuple[str, ...]
+    structure_set: str
+    mr: dict[str, tuple[str, ...]]
+    dose: str | None = None
+    settings: ComputeSettings
+    case: dict[str, Any]
+    findings: tuple[JobFinding, ...] = ()
+    uid_seed: str
+    software_version: str
+    created: datetime
+    memory_mib: float
+
+
+class Outcome(BaseModel):
+    """How computing ended.
+
+    Attributes:
+        kind: `done`: a whole result set lies in `out/`; `rejected`: the input is unfit; `failed`:
+            nothing can be said, another attempt may help.
+        reasons: Why, in sentences, for the last two.
+        results: File name in `out/` by SOP Instance UID.
+        summary: Verdicts for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["done", "rejected", "failed"]
+    reasons: tuple[str, ...] = ()
+    results: dict[str, str] = {}
+    summary: dict[str, Any] = {}
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return a result's summary as lines for people."""
+    lines = [
+        f"registration {n}: {r['status']}, uncertainty {r['uncertainty_mm']:.1f} mm"
+        + (f" ({'; '.join(r['reasons'])})" if r["reasons"] else "")
+        for n, r in enumerate(summary.get("registrations", ()), start=1)
+    ]
+    lines += [
+        f"target {t['source_roi']}: {t['status']}"
+        + (f" as {t['refined_roi']}" if t["refined_roi"] else "")
+        + (f" ({'; '.join(t['reasons'])})" if t["reasons"] else "")
+        for t in summary.get("targets", ())
+    ]
+    return lines

@@ -1,0 +1,315 @@
+"""The configuration: one frozen value, read from one TOML file, every problem reported at once.
+
+Nothing else reads the file or the environment; functions receive the few values they need. Every
+key with meaning, unit and default stands in `deploy/hilum.example.toml`.
+"""
+
+import difflib
+import ipaddress
+import socket
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from node.errors import ConfigError
+
+ANY_AE_TITLE = "*"
+"""Stands for every calling AE title; allowed for peers on the loopback address only."""
+
+AeTitle = Annotated[
+    str, Field(min_length=1, max_length=16, pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")
+]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Host = Annotated[str, Field(min_length=1)]
+Patterns = Annotated[tuple[str, ...], Strict(strict=False), Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+"""At most 1e7 of any unit: longer waits are slips of the pen and leave the calendar."""
+
+
+class Role(StrEnum):
+    """What a peer may do."""
+
+    SEND = "send"
+    RECEIVE = "receive"
+    QUERY = "query"
+    COMMIT = "commit"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class NodeSection(_Section):
+    """`[node]`: the node itself, its waiting times and its limits."""
+
+    ae_title: AeTitle = "HILUM"
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 11112
+    data: Annotated[Path, Strict(strict=False)] = Path("hilum-data")
+    database: str | None = None
+    quiet_s: NotNegative = 60.0
+    incomplete_s: NotNegative | None = None
+    mr_wait_h: NotNegative = 168.0
+    max_associations: Annotated[int, Field(ge=1, le=1000)] = 25
+    network_timeout_s: Positive = 60.0
+    min_free_mib: NotNegative = 1024.0
+    compute_timeout_s: Positive = 1800.0
+    compute_memory_mib: Positive = 8192.0
+    compute_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    delivery_retry_s: Positive = 5.0
+    delivery_retry_cap_s: Positive = 300.0
+    delivery_give_up_h: Positive = 72.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "NodeSection":
+        if self.ae_title == ANY_AE_TITLE:
+            raise ValueError('ae_title "*" is no title for a node; it stands for any sender')
+        return self
+
+    @property
+    def patience_s(self) -> float:
+        """How long a case waits for referenced objects that do not come in seconds."""
+        return 10.0 * self.quiet_s if self.incomplete_s is None else self.incomplete_s
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the index."""
+        return self.database or f"sqlite:///{self.data / 'index.sqlite'}"
+
+
+class WebSection(_Section):
+    """`[web]`: where the page will listen. Read and checked; the page itself is not built yet."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8080
+
+
+class Peer(_Section):
+    """`[[peer]]`: a remote application entity and what it may do."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+    ae_title: AeTitle
+    host: Host
+    port: Port | None = None
+    roles: Annotated[tuple[Annotated[Role, Strict(strict=False)], ...], Strict(strict=False)]
+    quiet_s: NotNegative | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Peer":
+        if not self.roles:
+            raise ValueError("roles is empty: a peer that may do nothing is an unknown peer")
+        if Role.RECEIVE in self.roles and self.port is None:
+            raise ValueError("port is missing: a peer that receives needs one")
+        if self.ae_title == ANY_AE_TITLE and (
+            not is_loopback(self.host) or self.roles != (Role.SEND,)
+        ):
+            raise ValueError('ae_title "*" is allowed for a sender on the loopback address only')
+        return self
+
+    def admits(self, calling_ae: str, address: str) -> bool:
+        """Tell whether an association from this AE title and address comes from this peer."""
+        if self.ae_title not in (ANY_AE_TITLE, calling_ae):
+            return False
+        if is_loopback(self.host):
+            return is_loopback(address)
+        try:
+            known = {str(entry[4][0]) for entry in socket.getaddrinfo(self.host, None)}
+        except (OSError, ValueError):  # ValueError: a name that no resolver can be asked for
+            return False
+        return address.removeprefix("::ffff:") in known
+
+
+class Prescription(_Section):
+    """`[protocol.prescription]`: what the target is to receive."""
+
+    dose_gy: Positive
+    fractions: Annotated[int, Field(ge=1)]
+
+
+class Protocol(_Section):
+    """`[[protocol]]`: a named recipe for cases."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+    structure_sets: Patterns = ("*",)
+    targets: Patterns
+    mr: Patterns = ("*",)
+    mr_window_days: NotNegative = 60.0
+    max_outward_mm: Annotated[float, Field(ge=0, le=30)] = 5.0
+    destinations: Annotated[tuple[str, ...], Strict(strict=False)] = ()
+    prescription: Prescription | None = None
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    node: NodeSection = NodeSection()
+    web: WebSection = WebSection()
+    peer: Annotated[tuple[Peer, ...], Strict(strict=False)] = ()
+    protocol: Annotated[tuple[Protocol, ...], Strict(strict=False)] = ()
+    origin: Literal["defaults", "file"] = "defaults"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        problems = _cross_problems(self.model_dump())
+        if self.origin == "file" and not self.protocol:
+            problems.append("no [[protocol]]: without one no case can ever be formed")
+        if self.node.delivery_retry_cap_s < self.node.delivery_retry_s:
+            problems.append("node.delivery_retry_cap_s is smaller than node.delivery_retry_s")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def peer_for(self, calling_ae: str, address: str) -> Peer | None:
+        """Return the configured peer behind an association, or None for a stranger."""
+        exact = [p for p in self.peer if p.ae_title != ANY_AE_TITLE]
+        for peer in exact + [p for p in self.peer if p.ae_title == ANY_AE_TITLE]:
+            if peer.admits(calling_ae, address):
+                return peer
+        return None
+
+    def protocol_named(self, name: str) -> Protocol | None:
+        """Return the protocol of that name, or None."""
+        return next((p for p in self.protocol if p.name == name), None)
+
+    def peer_named(self, name: str) -> Peer | None:
+        """Return the peer of that name, or None."""
+        return next((p for p in self.peer if p.name == name), None)
+
+
+def default_config() -> Config:
+    """Return what the node runs with when no file is given: loopback only, one stand-in TPS."""
+    return Config(
+        peer=(
+            Peer(name="loopback", ae_title=ANY_AE_TITLE, host="127.0.0.1", roles=(Role.SEND,)),
+            Peer(
+                name="tps",
+                ae_title="TPS",
+                host="127.0.0.1",
+                port=11113,
+                roles=(Role.SEND, Role.RECEIVE),
+            ),
+        ),
+        protocol=(Protocol(name="default", targets=("GTVn*", "GTV*"), destinations=("tps",)),),
+    )
+
+
+def read_config(path: Path | None) -> Config:
+    """Return the configuration in `path`, or the defaults for None.
+
+    Relative folders in the file are relative to the file.
+
+    Raises:
+        ConfigError: With every problem found, each naming its key.
+    """
+    if path is None:
+        return default_config()
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path} is not valid TOML: {error}"]) from error
+    if "origin" in document:
+        raise ConfigError(["origin: unknown key"])
+    try:
+        config = Config.model_validate({**document, "origin": "file"})
+    except ValidationError as error:
+        # the checks across sections ran only if every section was sound: catch up with them
+        every = [*_problems(error), *_cross_problems(document)]
+        raise ConfigError(list(dict.fromkeys(every))) from error
+    if config.node.data.is_absolute():
+        return config
+    node = config.node.model_copy(update={"data": path.parent / config.node.data})
+    return config.model_copy(update={"node": node})
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's loopback."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.removeprefix("::ffff:"))
+    except ValueError:
+        return False
+    return address.is_loopback
+
+
+def _cross_problems(document: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong between sections; `document` may be unsound in itself."""
+    peers, protocols = _tables(document, "peer"), _tables(document, "protocol")
+    problems = [f"peer name {name!r} is used twice" for name in _twice(peers)]
+    problems += [f"protocol name {name!r} is used twice" for name in _twice(protocols)]
+    receivers = {str(p.get("name")) for p in peers if Role.RECEIVE in _texts(p, "roles")}
+    for protocol in protocols:
+        destinations = Counter(_texts(protocol, "destinations"))
+        problems += [
+            f"protocol {protocol.get('name')!r}: destination {name!r} is no peer with the role "
+            "'receive'"
+            for name in destinations
+            if name not in receivers
+        ]
+        problems += [
+            f"protocol {protocol.get('name')!r}: destination {name!r} is named twice"
+            for name, count in destinations.items()
+            if count > 1
+        ]
+    return problems
+
+
+def _tables(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    found = document.get(key)
+    return [t for t in found if isinstance(t, dict)] if isinstance(found, list | tuple) else []
+
+
+def _texts(table: Mapping[str, Any], key: str) -> list[str]:
+    found = table.get(key)
+    return [t for t in found if isinstance(t, str)] if isinstance(found, list | tuple) else []
+
+
+def _twice(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = Counter(str(table["name"]) for table in tables if "name" in table)
+    return [name for name, count in names.items() if count > 1]
+
+
+def _problems(error: ValidationError) -> list[str]:
+    problems: list[str] = []
+    for item in error.errors():
+        key = _key(item["loc"])
+        if item["type"] == "extra_forbidden":
+            problems.append(f"{key}: unknown key{_suggestion(str(item['loc'][-1]), item['loc'])}")
+        elif item["type"] == "missing":
+            problems.append(f"{key}: missing")
+        else:
+            text = item["msg"].removeprefix("Value error, ")
+            problems += [f"{key}: {line}" if key else line for line in text.splitlines()]
+    return problems
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    key = ""
+    for part in location:
+        if isinstance(part, int):
+            key += f"[{part + 1}]"
+        else:
+            key += f".{part}" if key else part
+    return key
+
+
+def _suggestion(key: str, location: tuple[int | str, ...]) -> str:
+    sections: dict[str, type[BaseModel]] = {
+        "node": NodeSection,
+        "web": WebSection,
+        "peer": Peer,
+        "protocol": Protocol,
+        "prescription": Prescription,
+    }
+    names = [str(part) for part in location[:-1] if isinstance(part, str)]
+    section = sections.get(names[-1], Config) if names else Config
+    close = difflib.get_close_matches(key, set(section.model_fields) - {"origin"}, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,144 @@
+"""The tables of cases and processes, and the one function that moves a case from state to state."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from node.errors import NodeError
+from node.index.states import TRANSITIONS, CaseState
+from node.index.tables import METADATA
+
+CASES = sa.Table(
+    "cases",
+    METADATA,
+    sa.Column("case_id", sa.String(32), primary_key=True),
+    sa.Column("patient_key", sa.String(200), nullable=False, index=True),
+    sa.Column("protocol", sa.String(64), nullable=False),
+    sa.Column("ct_series_uid", sa.String(64), nullable=False),
+    sa.Column("structure_set_uid", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("findings", sa.Text, nullable=False),
+    sa.Column("created_at", sa.String(40), nullable=False),
+    sa.Column("updated_at", sa.String(40), nullable=False),
+)
+REVISIONS = sa.Table(
+    "revisions",
+    METADATA,
+    sa.Column("case_id", sa.ForeignKey("cases.case_id"), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("run", sa.Integer, nullable=False),
+    sa.Column("begun", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("job", sa.Text, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("created_at", sa.String(40), nullable=False),
+    sa.Column("finished_at", sa.String(40)),
+)
+RESULTS = sa.Table(
+    "results",
+    METADATA,
+    sa.Column("case_id", sa.String(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True, index=True),
+    sa.Column("path", sa.String(255), nullable=False),
+)
+DELIVERIES = sa.Table(
+    "deliveries",
+    METADATA,
+    sa.Column("case_id", sa.String(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("peer", sa.String(32), primary_key=True),
+    sa.Column("run", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("give_up_at", sa.String(40), nullable=False),
+    sa.Column("updated_at", sa.String(40), nullable=False),
+)
+RECEIPTS = sa.Table(
+    "receipts",
+    METADATA,
+    sa.Column("case_id", sa.String(32), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("peer", sa.String(32), primary_key=True),
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("status", sa.Integer),
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.String(40), nullable=False),
+)
+HISTORY = sa.Table(
+    "history",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("case_id", sa.String(32), nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.String(40), nullable=False),
+)
+
+
+HEARTBEATS = sa.Table(
+    "heartbeats",
+    METADATA,
+    sa.Column("process", sa.String(120), primary_key=True),
+    sa.Column("beat_at", sa.String(40), nullable=False),
+)
+
+
+class IllegalMoveError(NodeError):
+    """A case cannot go from where it is to where it was asked to go."""
+
+
+def case_row(connection: sa.Connection, case_id: str) -> sa.Row[Any] | None:
+    """Return the row of a case, locked for this transaction where the database can."""
+    query = sa.select(CASES).where(CASES.c.case_id == case_id).with_for_update()
+    return connection.execute(query).first()
+
+
+def move_case(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    to: CaseState,
+    reason: str,
+    now: datetime,
+    *,
+    revision: int | None = None,
+) -> None:
+    """Move a case and write a page of its history.
+
+    Raises:
+        IllegalMoveError: `TRANSITIONS` does not allow the move.
+    """
+    state = CaseState(row.state)
+    if to is state and reason == row.reason:
+        return
+    if to is not state and to not in TRANSITIONS[state]:
+        raise IllegalMoveError(f"case {row.case_id} cannot go from {state} to {to}")
+    connection.execute(
+        CASES.update()
+        .where(CASES.c.case_id == row.case_id)
+        .values(state=to, reason=reason, updated_at=utc_text(now))
+    )
+    if to is state:
+        return  # another count of missing objects is no new page of history
+    connection.execute(
+        HISTORY.insert().values(
+            case_id=row.case_id,
+            revision=row.revision if revision is None else revision,
+            state=to,
+            reason=reason,
+            at=utc_text(now),
+        )
+    )
+
+
+def utc_text(at: datetime) -> str:
+    """Return an aware time as ISO 8601 text in UTC, which sorts as time does."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,461 @@
+"""Cases, revisions, results and deliveries: every transition is one transaction.
+
+Decides nothing about medicine or networks: it keeps what assembly, computing and delivery found,
+and refuses a move that `states.TRANSITIONS` does not allow.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from node.assembly import AssemblyFinding, CaseProposal
+from node.index import Index
+from node.index.case_rows import (
+    CASES,
+    DELIVERIES,
+    HISTORY,
+    RESULTS,
+    REVISIONS,
+    IllegalMoveError,
+    case_row,
+    move_case,
+    utc_text,
+)
+from node.index.states import SETTLED, CaseState, DeliveryState
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionKey:
+    """One computation of one case; `run` grows each time an operator asks for it again."""
+
+    case_id: str
+    revision: int
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A revision that may be computed now: its job (JSON) and how often it was begun by now."""
+
+    job: str
+    times: int
+    patient_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRecord:
+    """A case as the index keeps it."""
+
+    case_id: str
+    protocol: str
+    state: CaseState
+    reason: str
+    revision: int
+    ct_series_uid: str
+    structure_set_uid: str
+    created_at: str
+    updated_at: str
+    findings: tuple[Mapping[str, Any], ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+    deliveries: tuple[Mapping[str, Any], ...] = ()
+    results: tuple[str, ...] = ()
+
+
+class CaseBook:
+    """The cases of one index.
+
+    Args:
+        index: Whose tables exist.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    # --- what assembly found -------------------------------------------------------------------
+
+    def observe(
+        self,
+        patient_key: str,
+        proposals: Sequence[CaseProposal],
+        jobs: Mapping[str, str],
+        now: datetime,
+    ) -> None:
+        """Bring the cases of a patient up to date with what assembly proposes.
+
+        Args:
+            patient_key: Whose objects were looked at.
+            proposals: Every case they form.
+            jobs: For each proposal that is ready, the computing job as JSON, by case id.
+            now: The time, aware.
+        """
+        with self._index.begin() as connection:
+            for proposal in proposals:
+                self._observe_one(connection, patient_key, proposal, jobs, now)
+            self._drop_vanished(connection, patient_key, {p.case_id for p in proposals})
+
+    def _observe_one(
+        self,
+        connection: sa.Connection,
+        patient_key: str,
+        proposal: CaseProposal,
+        jobs: Mapping[str, str],
+        now: datetime,
+    ) -> None:
+        row = case_row(connection, proposal.case_id)
+        if row is None:
+            connection.execute(CASES.insert().values(**_new_case(patient_key, proposal, now)))
+            row = case_row(connection, proposal.case_id)
+            assert row is not None  # noqa: S101 - just inserted in this transaction
+        state = CaseState(row.state)
+        if state is CaseState.RUNNING:
+            return  # looked at again when the run has ended
+        if row.revision and row.fingerprint == proposal.fingerprint and state in SETTLED:
+            return
+        if state is CaseState.ABANDONED and row.fingerprint == proposal.fingerprint:
+            return
+        connection.execute(
+            CASES.update()
+            .where(CASES.c.case_id == proposal.case_id)
+            .values(
+                ct_series_uid=proposal.ct_series_uid,
+                structure_set_uid=proposal.structure_set_uid,
+                findings=_findings_json(proposal.findings),
+            )
+        )
+        if proposal.rejection:
+            move_case(connection, row, CaseState.REJECTED, proposal.rejection, now)
+        elif proposal.waiting_for:
+            is_open = any(i.association_is_open for i in proposal.instances)
+            to = CaseState.RECEIVING if is_open else CaseState.WAITING
+            move_case(connection, row, to, "; ".join(proposal.waiting_for), now)
+        else:
+            self._open_revision(connection, row, proposal, jobs[proposal.case_id], now)
+
+    def _open_revision(
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        proposal: CaseProposal,
+        job: str,
+        now: datetime,
+    ) -> None:
+        revision = row.revision + 1
+        connection.execute(
+            REVISIONS.insert().values(
+                case_id=row.case_id,
+                revision=revision,
+                fingerprint=proposal.fingerprint,
+                run=1,
+                begun=0,
+                failures=0,
+                job=job,
+                summary="{}",
+                created_at=utc_text(now),
+            )
+        )
+        connection.execute(
+            CASES.update()
+            .where(CASES.c.case_id == row.case_id)
+            .values(revision=revision, fingerprint=proposal.fingerprint)
+        )
+        move_case(connection, row, CaseState.READY, "", now, revision=revision)
+
+    def _drop_vanished(
+        self, connection: sa.Connection, patient_key: str, proposed: set[str]
+    ) -> None:
+        """Forget cases that were never computed and are no longer proposed (placeholders)."""
+        rows = connection.execute(
+            sa.select(CASES.c.case_id).where(
+                CASES.c.patient_key == patient_key, CASES.c.revision == 0
+            )
+        ).all()
+        for row in rows:
+            if row.case_id not in proposed:
+                connection.execute(HISTORY.delete().where(HISTORY.c.case_id == row.case_id))
+                connection.execute(CASES.delete().where(CASES.c.case_id == row.case_id))
+
+    # --- computing -----------------------------------------------------------------------------
+
+    def ready_revisions(self) -> list[RevisionKey]:
+        """Return the revisions whose computing must be begun, oldest first."""
+        query = (
+            sa.select(REVISIONS.c.case_id, REVISIONS.c.revision, REVISIONS.c.run)
+            .join(CASES, CASES.c.case_id == REVISIONS.c.case_id)
+            .where(CASES.c.state == CaseState.READY, CASES.c.revision == REVISIONS.c.revision)
+            .order_by(REVISIONS.c.created_at)
+        )
+        with self._index.read() as connection:
+            return [RevisionKey(*row) for row in connection.execute(query)]
+
+    def begin(self, key: RevisionKey, now: datetime) -> Begun | None:
+        """Mark a revision as running and count the start.
+
+        Returns:
+            None when there is nothing to compute any more (finished, abandoned or overtaken).
+        """
+        with self._index.begin() as connection:
+            row = case_row(connection, key.case_id)
+            entry = self._revision(connection, key)
+            if row is None or entry is None or row.revision != key.revision or entry.run != key.run:
+                return None
+            if CaseState(row.state) not in (CaseState.READY, CaseState.RUNNING):
+                return None
+            connection.execute(
+                REVISIONS.update().where(_is_revision(key)).values(begun=entry.begun + 1)
+            )
+            if CaseState(row.state) is CaseState.READY:
+                move_case(connection, row, CaseState.RUNNING, "", now)
+            return Begun(entry.job, entry.begun + 1, row.patient_key)
+
+    def count_failure(self, key: RevisionKey) -> int:
+        """Count that a computing process ended without an outcome; return how often by now."""
+        with self._index.begin() as connection:
+            connection.execute(
+                REVISIONS.update()
+                .where(_is_revision(key))
+                .values(failures=REVISIONS.c.failures + 1)
+            )
+            entry = self._revision(connection, key)
+        return 0 if entry is None else int(entry.failures)
+
+    def adopt(
+        self,
+        key: RevisionKey,
+        results: Mapping[str, str],
+        summary: Mapping[str, Any],
+        destinations: Sequence[str],
+        give_up: timedelta,
+        now: datetime,
+    ) -> None:
+        """Take a whole result set into the index and owe it to its destinations.
+
+        Args:
+            key: The revision.
+            results: Path relative to the data folder, by SOP Instance UID.
+            summary: What `hilum cases show` tells about the result.
+            destinations: Names of the peers that receive it.
+            give_up: How long delivery may take.
+            now: The time, aware.
+        """
+        with self._index.begin() as connection:
+            row = case_row(connection, key.case_id)
+            if row is None or CaseState(row.state) is not CaseState.RUNNING:
+                return
+            connection.execute(RESULTS.delete().where(_is_result_of(key)))
+            connection.execute(
+                RESULTS.insert(),
+                [
+                    {
+                        "case_id": key.case_id,
+                        "revision": key.revision,
+                        "sop_instance_uid": uid,
+                        "path": path,
+                    }
+                    for uid, path in results.items()
+                ],
+            )
+            self._finish(connection, key, summary, now)
+            _owe(connection, key, destinations, now + give_up, now)
+            if destinations:
+                move_case(connection, row, CaseState.DELIVERING, "", now)
+            else:
+                move_case(connection, row, CaseState.DELIVERED, "no destination", now)
+
+    def reject(self, key: RevisionKey, reasons: Sequence[str], now: datetime) -> None:
+        """Record that the input was unfit."""
+        self._end(key, CaseState.REJECTED, "; ".join(reasons), {"reasons": list(reasons)}, now)
+
+    def fail(self, key: RevisionKey, reason: str, now: datetime) -> None:
+        """Record that computing was given up."""
+        self._end(key, CaseState.FAILED, reason, {"reasons": [reason]}, now)
+
+    def _end(
+        self,
+        key: RevisionKey,
+        state: CaseState,
+        reason: str,
+        summary: Mapping[str, Any],
+        now: datetime,
+    ) -> None:
+        with self._index.begin() as connection:
+            row = case_row(connection, key.case_id)
+            if row is None or CaseState(row.state) is not CaseState.RUNNING:
+                return
+            self._finish(connection, key, summary, now)
+            move_case(connection, row, state, reason, now)
+
+    def _finish(
+        self,
+        connection: sa.Connection,
+        key: RevisionKey,
+        summary: Mapping[str, Any],
+        now: datetime,
+    ) -> None:
+        connection.execute(
+            REVISIONS.update()
+            .where(_is_revision(key))
+            .values(summary=json.dumps(summary), finished_at=utc_text(now))
+        )
+
+    # --- operators -----------------------------------------------------------------------------
+
+    def recompute(self, case_id: str, now: datetime) -> None:
+        """Begin again the computing of a case that was rejected or failed.
+
+        Raises:
+            IllegalMoveError: The case is unknown, or there is nothing to begin again.
+        """
+        with self._index.begin() as connection:
+            row = case_row(connection, case_id)
+            if row is None:
+                raise IllegalMoveError(f"no case {case_id}", hint="`hilum cases list` shows them")
+            state = CaseState(row.state)
+            if state in (CaseState.REJECTED, CaseState.FAILED) and row.revision:
+                connection.execute(
+                    REVISIONS.update()
+                    .where(REVISIONS.c.case_id == case_id, REVISIONS.c.revision == row.revision)
+                    .values(run=REVISIONS.c.run + 1, begun=0, failures=0, finished_at=None)
+                )
+                move_case(connection, row, CaseState.READY, "retried by operator", now)
+                return
+            raise IllegalMoveError(
+                f"case {case_id} is {state}: there is nothing to compute again",
+                hint="only rejected and failed cases that were computed can be retried",
+            )
+
+    def abandon(self, case_id: str, now: datetime) -> None:
+        """Stop all work on a case; new objects revive it.
+
+        Raises:
+            IllegalMoveError: The case is unknown or already at its end.
+        """
+        with self._index.begin() as connection:
+            row = case_row(connection, case_id)
+            if row is None:
+                raise IllegalMoveError(f"no case {case_id}", hint="`hilum cases list` shows them")
+            connection.execute(
+                DELIVERIES.update()
+                .where(
+                    DELIVERIES.c.case_id == case_id,
+                    DELIVERIES.c.state == DeliveryState.PENDING,
+                )
+                .values(state=DeliveryState.ABANDONED, reason="abandoned by operator")
+            )
+            move_case(connection, row, CaseState.ABANDONED, "abandoned by operator", now)
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def cases(self) -> list[CaseRecord]:
+        """Return every case, newest change first, without history."""
+        query = sa.select(CASES).order_by(CASES.c.updated_at.desc(), CASES.c.case_id)
+        with self._index.read() as connection:
+            return [_record(row) for row in connection.execute(query)]
+
+    def case(self, case_id: str) -> CaseRecord | None:
+        """Return one case with its history, deliveries and result files, or None."""
+        with self._index.read() as connection:
+            row = case_row(connection, case_id)
+            if row is None:
+                return None
+            entry = connection.execute(
+                sa.select(REVISIONS).where(
+                    REVISIONS.c.case_id == case_id, REVISIONS.c.revision == row.revision
+                )
+            ).first()
+            history = connection.execute(
+                sa.select(HISTORY).where(HISTORY.c.case_id == case_id).order_by(HISTORY.c.id)
+            ).all()
+            deliveries = connection.execute(
+                sa.select(DELIVERIES)
+                .where(DELIVERIES.c.case_id == case_id)
+                .order_by(DELIVERIES.c.revision, DELIVERIES.c.peer)
+            ).all()
+            results = connection.execute(
+                sa.select(RESULTS.c.path)
+                .where(RESULTS.c.case_id == case_id, RESULTS.c.revision == row.revision)
+                .order_by(RESULTS.c.path)
+            ).all()
+        return _record(
+            row,
+            summary=json.loads(entry.summary) if entry is not None else {},
+            history=tuple(dict(h._mapping) for h in history),
+            deliveries=tuple(dict(d._mapping) for d in deliveries),
+            results=tuple(r.path for r in results),
+        )
+
+    def _revision(self, connection: sa.Connection, key: RevisionKey) -> sa.Row[Any] | None:
+        return connection.execute(sa.select(REVISIONS).where(_is_revision(key))).first()
+
+
+def _owe(
+    connection: sa.Connection,
+    key: RevisionKey,
+    destinations: Sequence[str],
+    give_up_at: datetime,
+    now: datetime,
+) -> None:
+    for peer in destinations:
+        connection.execute(
+            DELIVERIES.insert().values(
+                case_id=key.case_id,
+                revision=key.revision,
+                peer=peer,
+                run=1,
+                state=DeliveryState.PENDING,
+                reason="",
+                begun=0,
+                failures=0,
+                give_up_at=utc_text(give_up_at),
+                updated_at=utc_text(now),
+            )
+        )
+
+
+def _is_result_of(key: RevisionKey) -> sa.ColumnElement[bool]:
+    return sa.and_(RESULTS.c.case_id == key.case_id, RESULTS.c.revision == key.revision)
+
+
+def _is_revision(key: RevisionKey) -> sa.ColumnElement[bool]:
+    return sa.and_(REVISIONS.c.case_id == key.case_id, REVISIONS.c.revision == key.revision)
+
+
+def _new_case(patient_key: str, proposal: CaseProposal, now: datetime) -> dict[str, Any]:
+    return {
+        "case_id": proposal.case_id,
+        "patient_key": patient_key,
+        "protocol": proposal.protocol_name,
+        "ct_series_uid": proposal.ct_series_uid,
+        "structure_set_uid": proposal.structure_set_uid,
+        "state": CaseState.RECEIVING,
+        "reason": "",
+        "fingerprint": "",
+        "revision": 0,
+        "findings": _findings_json(proposal.findings),
+        "created_at": utc_text(now),
+        "updated_at": utc_text(now),
+    }
+
+
+def _record(row: sa.Row[Any], **details: Any) -> CaseRecord:
+    return CaseRecord(
+        case_id=row.case_id,
+        protocol=row.protocol,
+        state=CaseState(row.state),
+        reason=row.reason,
+        revision=row.revision,
+        ct_series_uid=row.ct_series_uid,
+        structure_set_uid=row.structure_set_uid,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        findings=tuple(json.loads(row.findings)),
+        **details,
+    )
+
+
+def _findings_json(findings: Sequence[AssemblyFinding]) -> str:
+    return json.dumps([{"code": f.code, "severity": f.severity, "text": f.text} for f in findings])

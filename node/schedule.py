@@ -1,0 +1,130 @@
+"""When something happens: looking at what arrived, starting what is due, the heartbeat.
+
+APScheduler decides the times; what a case is decides `assembly`, that work is finished `workflow`.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from node.assembly import CaseProposal, Patience, assemble
+from node.case_job import case_job
+from node.config import Config
+from node.index import Index
+from node.index.cases import CaseBook
+from node.index.heartbeats import Heartbeats
+from node.index.instances import InstanceBook
+from node.workflow import Workflow
+
+LOGGER = logging.getLogger(__name__)
+
+TICK_S = 1.0
+"""How often new objects and due times are looked for."""
+
+LOOK_AGAIN_S = 2.0
+"""A patient whose objects are still arriving is looked at no more often than this."""
+
+HEARTBEAT_S = 10.0
+"""How often this process says that it lives."""
+
+
+class Schedule:
+    """The clockwork of one process."""
+
+    def __init__(
+        self, config: Config, index: Index, workflow: Workflow, clock: Callable[[], datetime]
+    ) -> None:
+        self._config = config
+        self._instances = InstanceBook(index)
+        self._cases = CaseBook(index)
+        self._heartbeats = Heartbeats(index)
+        self._workflow = workflow
+        self._clock = clock
+        self._last_row = 0
+        self._due: dict[str, datetime] = {}
+        self._asked: set[str] = set()
+        self._lock = threading.Lock()
+        self._scheduler = BackgroundScheduler(timezone=UTC)
+
+    def start(self) -> None:
+        """Begin to look and to start what is due."""
+        for job, seconds in ((self._tick, TICK_S), (self._beat, HEARTBEAT_S)):
+            self._scheduler.add_job(
+                job,
+                "interval",
+                seconds=seconds,
+                next_run_time=self._clock(),
+                max_instances=1,
+                coalesce=True,
+                misfire_grace_time=None,
+            )
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Stop after the job that is running."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=True)
+
+    def ask(self, patient_key: str) -> None:
+        """Have a patient looked at with the next tick."""
+        with self._lock:
+            self._asked.add(patient_key)
+
+    def _tick(self) -> None:
+        try:
+            self.look()
+            self._workflow.start_what_is_due()
+        except Exception:
+            # the boundary of the scheduler's thread: logged, and tried again with the next tick
+            LOGGER.exception("schedule.tick_failed")
+
+    def _beat(self) -> None:
+        try:
+            self._heartbeats.beat(self._clock())
+        except Exception:
+            LOGGER.exception("schedule.heartbeat_failed")
+
+    def look(self) -> None:
+        """Bring the cases of every patient with news, or with a time that has come, up to date."""
+        now = self._clock()
+        changed, self._last_row = self._instances.patient_keys_since(self._last_row)
+        with self._lock:
+            asked, self._asked = self._asked, set()
+        for patient_key in changed | asked:
+            self._due.setdefault(patient_key, now)
+        for patient_key in [key for key, at in self._due.items() if at <= now]:
+            del self._due[patient_key]
+            proposals = self._look_at(patient_key, now)
+            self._note_next_look(patient_key, proposals, now)
+
+    def _look_at(self, patient_key: str, now: datetime) -> tuple[CaseProposal, ...]:
+        node = self._config.node
+        group = self._instances.instance_group(
+            patient_key,
+            {p.name: p.quiet_s for p in self._config.peer if p.quiet_s is not None},
+            node.quiet_s,
+        )
+        patience = Patience(incomplete_s=node.patience_s, mr_wait_h=node.mr_wait_h)
+        proposals = assemble(group, self._config.protocol, patience, now)
+        jobs: dict[str, str] = {}
+        for proposal in proposals:
+            protocol = self._config.protocol_named(proposal.protocol_name)
+            if protocol is None or proposal.waiting_for or proposal.rejection:
+                continue
+            job = case_job(proposal, protocol, node, root=str(node.data.resolve()), created=now)
+            jobs[proposal.case_id] = job.model_dump_json()
+        self._cases.observe(patient_key, proposals, jobs, now)
+        return proposals
+
+    def _note_next_look(
+        self, patient_key: str, proposals: tuple[CaseProposal, ...], now: datetime
+    ) -> None:
+        times = [p.next_look_at for p in proposals if p.next_look_at is not None]
+        if any(i.association_is_open for p in proposals for i in p.instances):
+            times.append(now + timedelta(seconds=LOOK_AGAIN_S))
+        if times:
+            soonest = now + timedelta(seconds=TICK_S)
+            self._due[patient_key] = max(min(times), soonest)

@@ -1,0 +1,97 @@
+"""The node as a whole: built from a configuration, started, stopped."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from node.config import Config
+from node.errors import NodeError
+from node.index import Index
+from node.index.cases import CaseBook
+from node.index.deliveries import DeliveryBook
+from node.schedule import Schedule
+from node.scp import StoreScp
+from node.storage import ObjectStore
+from node.workflow import Workflow
+
+LOGGER = logging.getLogger(__name__)
+
+LOCK_FILE = "node.lock"
+
+
+class Node:
+    """A receiving, computing and delivering node in this process.
+
+    Args:
+        config: What it does.
+        clock: The time, aware.
+    """
+
+    def __init__(
+        self, config: Config, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._lock: IO[str] | None = None
+        data = config.node.data
+        data.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(data / LOCK_FILE)
+        self.index = Index(config.node.database_url)
+        self.index.create()
+        self._store = ObjectStore(data, int(config.node.min_free_mib * 1024 * 1024))
+        self._workflow = Workflow(
+            config,
+            CaseBook(self.index),
+            DeliveryBook(self.index),
+            clock=clock,
+            on_settled=lambda patient_key: self._schedule.ask(patient_key),
+        )
+        self._schedule = Schedule(config, self.index, self._workflow, clock)
+        self._scp = StoreScp(config, self._store, self.index, clock, lambda: None)
+
+    def start(self) -> int:
+        """Recover what an earlier process left, then work; return the port that listens."""
+        self._store.recover()
+        self._workflow.launch()
+        self._schedule.start()
+        port = self._scp.start()
+        LOGGER.info(
+            "node.started",
+            extra={
+                "ae_title": self._config.node.ae_title,
+                "host": self._config.node.host,
+                "port": port,
+            },
+        )
+        return port
+
+    def stop(self) -> None:
+        """Take no more associations, then stop; unfinished work goes on at the next start."""
+        self._scp.stop()
+        self._schedule.stop()
+        self._workflow.stop()
+        self.index.close()
+        if self._lock is not None:
+            self._lock.close()
+        LOGGER.info("node.stopped")
+
+
+def _locked(path: Path) -> IO[str]:
+    """Return the open lock file; two nodes in one folder would each compute the other's cases."""
+    file = path.open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise NodeError(
+            f"another node already works in {path.parent}",
+            hint="stop it, or give this node another `node.data` folder",
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

@@ -1,0 +1,37 @@
+"""What every test may ask for: outside programs and the public data sets."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def _absent(what: str) -> None:
+    """Fail where a test must not be skipped (CI), skip with the reason elsewhere."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is absent, and CI must not skip this test")
+    pytest.skip(f"{what} is absent")
+
+
+@pytest.fixture
+def peer_program() -> Callable[[str], str]:
+    """Return a function that finds a program of DCMTK, Orthanc, dicom3tools or plastimatch."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            _absent(f"the program {name} (deploy/test.sh installs it)")
+        return str(path)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of the public data sets, named by HILUM_REAL_DATA."""
+    folder = os.environ.get("HILUM_REAL_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("HILUM_REAL_DATA names no folder with the public data sets")
+    return Path(folder)
