@@ -349,8 +349,13 @@ def _missing_slices(header: InstanceHeader, ct: Series | None, held: Holdings) -
         return []
     listed = set(header.referenced_sop_instance_uids)
     missing = sum(uid not in held.series_of_image for uid in listed)
+    if not missing:
+        return [ct.gap] if ct.gap else []
     text = f"{missing} of {len(listed)} CT slices that the structure set lists have not arrived"
-    return ([text] if missing else []) + ([ct.gap] if ct.gap else [])
+    if listed.isdisjoint(image.header.sop_instance_uid for image in ct.images):
+        # a publisher who made new UIDs of slices, but not of the references to them
+        text += f"; none of the {len(ct.images)} that are here is listed"
+    return [text, ct.gap] if ct.gap else [text]
 
 
 def _missing_series(header: InstanceHeader, ct: Series | None, mr: _Joined) -> list[str]:

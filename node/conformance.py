@@ -239,7 +239,7 @@ def _statuses() -> str:
         (f"0x{DOES_NOT_MATCH_SOP_CLASS:04X}", "Error: data set does not match SOP class",
          "SOP class or instance differ from command or presentation context; a UID is missing or "
          "illegal; Modality is not that of the SOP class; a CT lacks frame of reference, position, "
-         "orientation or spacing; a structure set has no ROI"),
+         "orientation or spacing; a CT or MR has no pixel data; a structure set has no ROI"),
         (f"0x{CANNOT_UNDERSTAND:04X}", "Error: cannot understand",
          "the data set cannot be parsed or ends early"),
         (f"0x{NOT_AUTHORISED:04X}", "Refused: not authorised", "the peer's roles lack `send`"),

@@ -8,17 +8,14 @@ that, nothing else. Read PS3.4 Annex B and PS3.8 section 9.3 first.
 """
 
 import logging
-import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from os import SEEK_END
 from pathlib import Path
-from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.datadict import keyword_for_tag
@@ -32,15 +29,12 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from pynetdicom import AE, _config
-from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom import _config
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, Status
-from pynetdicom.transport import T_CONNECT, AssociationSocket
 
-from node.config import ANY_AE_TITLE, Peer
+from node.association import CLOSING_GRACE_S, OpenAssociation, open_association
+from node.config import Peer
 from node.errors import DeliveryError, UnfitObjectError, UnreadableObjectError
 
 _LOG = logging.getLogger(__name__)
@@ -54,9 +48,6 @@ SLOWEST_LINK_BYTES_PER_S = 125_000
 MAX_MESSAGE_ID = 65_535
 """Message IDs are unsigned 16-bit numbers (PS3.7 9.3.1.1)."""
 
-CLOSING_GRACE_S = 2.0
-"""How long an association may take to say goodbye before the connection is cut."""
-
 UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 """Syntaxes between which a data set can be re-encoded without touching a value."""
 
@@ -68,23 +59,6 @@ OUT_OF_RESOURCES = range(0xA700, 0xA800)
 
 TRANSIENT_FAILURES = frozenset({0x0110, 0x0210, 0x0213})
 """Processing failure, duplicate invocation, resource limitation (PS3.7 Annex C): may pass."""
-
-REJECTED_PERMANENT = 1
-"""Result of an A-ASSOCIATE-RJ (PS3.8 table 9-21); 2 is transient."""
-
-CALLING_AE_UNKNOWN = (1, 3)
-CALLED_AE_UNKNOWN = (1, 7)
-REJECTION_REASONS = {
-    (1, 1): "it gives no reason",
-    (1, 2): "it does not know the application context",
-    CALLING_AE_UNKNOWN: "it does not know our AE title",
-    CALLED_AE_UNKNOWN: "it does not answer to the AE title that it is called by",
-    (2, 1): "it gives no reason",
-    (2, 2): "it does not know the protocol version",
-    (3, 1): "it is congested",
-    (3, 2): "it has as many associations as it allows",
-}
-"""Source and reason of an A-ASSOCIATE-RJ in words (PS3.8 table 9-21)."""
 
 
 class InstanceOutcome(StrEnum):
@@ -188,14 +162,15 @@ def send_instances(
     deliveries: list[InstanceDelivery] = []
     for batch in _batches(outgoing):
         try:
-            with _open_association(peer, calling_ae, _needed(batch), timeout_s) as line:
-                deliveries += _send_batch(line, batch, on_result)
+            with open_association(peer, calling_ae, _needed(batch), timeout_s) as opened:
+                deliveries += _send_batch(opened, batch, on_result)
         except DeliveryError as error:
             if not deliveries:
                 raise
-            deliveries += _not_attempted(batch, str(error))
+            deliveries += [_unconfirmed(item, str(error)) for item in batch]
         if deliveries[-1].outcome is InstanceOutcome.NOT_ATTEMPTED:
-            deliveries += _not_attempted(outgoing[len(deliveries) :], deliveries[-1].reason)
+            reason = deliveries[-1].reason
+            deliveries += [_unconfirmed(item, reason) for item in outgoing[len(deliveries) :]]
             break
     return tuple(deliveries)
 
@@ -206,19 +181,19 @@ def echo(peer: Peer, calling_ae: str, *, timeout_s: float) -> EchoResult:
     Raises:
         DeliveryError: It cannot be reached, rejects us, or does not answer with success.
     """
-    with _open_association(
+    with open_association(
         peer, calling_ae, ((Verification, ImplicitVRLittleEndian),), timeout_s
-    ) as line:
-        if not line.accepted:
+    ) as opened:
+        if not opened.accepted:
             raise DeliveryError(
                 f"peer {peer.name} does not offer Verification (C-ECHO)",
                 hint="ask its administrator whether this port is a DICOM SCP",
                 is_retryable=False,
             )
-        line.assoc.dimse_timeout = timeout_s
+        opened.assoc.dimse_timeout = timeout_s
         start_s = time.perf_counter()
-        with line.connection.cut_after(timeout_s + CLOSING_GRACE_S), suppress(RuntimeError):
-            answer = line.assoc.send_c_echo()
+        with opened.connection.cut_after(timeout_s + CLOSING_GRACE_S), suppress(RuntimeError):
+            answer = opened.assoc.send_c_echo()
             round_trip_s = time.perf_counter() - start_s
             if "Status" in answer and answer.Status == Status.SUCCESS:
                 return EchoResult(round_trip_s)
@@ -245,9 +220,11 @@ def _read_outgoing(path: Path, place: str, limit_s: Callable[[int], float]) -> _
         syntax = UID(meta.TransferSyntaxUID)
         named = (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID)
         held = (UID(ds.SOPClassUID), UID(ds.SOPInstanceUID))
+        if not all((*held, syntax)):
+            raise ValueError("an empty UID")  # noqa: TRY301 - joins the others below
     except OSError as error:
         raise UnreadableObjectError(f"{place}: {error.strerror or 'cannot be read'}") from error
-    except (InvalidDicomError, AttributeError, EOFError, ValueError) as error:
+    except (InvalidDicomError, AttributeError, EOFError, TypeError, ValueError) as error:
         raise UnreadableObjectError(
             f"{place} is no DICOM file (PS3.10) with SOP class, SOP instance and transfer syntax",
             hint="send only complete DICOM files",
@@ -280,169 +257,8 @@ def _batches(outgoing: Sequence[_Outgoing]) -> Iterator[list[_Outgoing]]:
         yield batch
 
 
-class _Connection(AssociationSocket):
-    """pynetdicom's connection, with an end to every exchange and a close that closes.
-
-    pynetdicom's own time-outs cannot end a send that the peer no longer reads, nor a half
-    received PDU: both block in the socket, and an abort waits behind them for ever.
-    """
-
-    was_made = False
-    _timer: threading.Timer | None = None
-
-    def connect(self, primitive: T_CONNECT) -> None:
-        """Connect, and limit the negotiation; `disarm` ends that."""
-        super().connect(primitive)
-        if self.socket is not None:
-            self.was_made = True
-            # a small PDU goes at once: the peer may delay its ACK by 40 ms
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.arm((self.assoc.acse_timeout or 0.0) + CLOSING_GRACE_S)
-
-    def arm(self, limit_s: float) -> None:
-        """Cut the connection after that time, unless disarmed."""
-        self._timer = threading.Timer(limit_s, self._cut)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    @contextmanager
-    def cut_after(self, limit_s: float) -> Iterator[None]:
-        self.arm(limit_s)
-        try:
-            yield
-        finally:
-            self.disarm()
-
-    def _cut(self) -> None:
-        line = self.socket
-        if line is not None:
-            with suppress(OSError):  # already closed: what was wanted
-                line.shutdown(socket.SHUT_RDWR)
-
-    def _shutdown_socket(self) -> None:
-        self._cut()
-        if self.socket is not None:  # pynetdicom leaves it open if the shutdown fails
-            self.socket.close()
-
-
-class _CallingEntity(AE):
-    """An application entity that calls one peer over a `_Connection`."""
-
-    connection: _Connection
-
-    def _create_socket(self, assoc: Association, address: Any, _tls_args: Any) -> _Connection:
-        self.connection = _Connection(assoc, address=address)
-        return self.connection
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """An open association. `accepted` may be empty: pynetdicom has then aborted it."""
-
-    peer: Peer
-    assoc: Association
-    connection: _Connection
-    accepted: frozenset[tuple[UID, UID]]
-
-    def abort(self) -> None:
-        if self.assoc.is_established:
-            with self.connection.cut_after(CLOSING_GRACE_S):
-                self.assoc.abort()
-
-    def release(self) -> None:
-        if self.assoc.is_established:
-            with self.connection.cut_after(CLOSING_GRACE_S):
-                self.assoc.release()
-
-
-@contextmanager
-def _open_association(
-    peer: Peer, calling_ae: str, wanted: Sequence[tuple[UID, UID]], timeout_s: float
-) -> Iterator[_Line]:
-    """Open an association, release it at the end, abort it after an exception."""
-    if peer.port is None or peer.ae_title == ANY_AE_TITLE:
-        raise DeliveryError(
-            f"peer {peer.name} has no {'port' if peer.port is None else 'AE title'} to call",
-            hint=f"complete [[peer]] {peer.name} in the configuration",
-            is_retryable=False,
-        )
-    ae = _CallingEntity(ae_title=calling_ae)
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = timeout_s
-    ae.network_timeout = None  # the caller may take its time between two instances
-    contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
-    start_s = time.perf_counter()
-    try:
-        assoc = ae.associate(peer.host, peer.port, contexts, ae_title=peer.ae_title)
-    except (OSError, UnicodeError) as error:
-        raise DeliveryError(
-            f"the host of peer {peer.name} is unknown",
-            hint="check host in the configuration, and the name service",
-            is_retryable=True,
-        ) from error
-    ae.connection.disarm()
-    answer = assoc.acceptor.primitive
-    if answer is None or answer.result != Status.SUCCESS:
-        took_s = time.perf_counter() - start_s
-        raise _refused_association(peer, calling_ae, answer, took_s, ae.connection.was_made)
-    accepted = frozenset(_syntax_pairs(assoc.accepted_contexts))
-    line = _Line(peer, assoc, ae.connection, accepted)
-    try:
-        yield line
-    except BaseException:
-        line.abort()
-        raise
-    line.release()
-
-
-def _syntax_pairs(contexts: Iterable[PresentationContext]) -> Iterator[tuple[UID, UID]]:
-    for context in contexts:
-        if context.abstract_syntax is not None:
-            yield context.abstract_syntax, context.transfer_syntax[0]
-
-
-def _refused_association(
-    peer: Peer,
-    calling_ae: str,
-    answer: A_ASSOCIATE | None,
-    took_s: float,
-    is_connected: bool,
-) -> DeliveryError:
-    """Return what to tell about an association that did not come about."""
-    if answer is None and not is_connected:
-        return DeliveryError(
-            f"peer {peer.name} does not accept connections at its host and port"
-            f" (tried {took_s:.1f} s)",
-            hint="is it running? check host, port and the firewalls on the way",
-            is_retryable=True,
-        )
-    if answer is None:
-        return DeliveryError(
-            f"peer {peer.name} accepts the connection but not the association"
-            f" (no answer, or an abort, after {took_s:.1f} s)",
-            hint="is it a DICOM SCP? look into its log",
-            is_retryable=True,
-        )
-    cause = (answer.result_source or 0, answer.diagnostic or 0)
-    hints = {
-        CALLING_AE_UNKNOWN: f"ask its administrator to add our AE title {calling_ae}",
-        CALLED_AE_UNKNOWN: f"correct ae_title of [[peer]] {peer.name} in the configuration",
-    }
-    is_permanent = answer.result == REJECTED_PERMANENT
-    return DeliveryError(
-        f"peer {peer.name} rejects the association"
-        f" {'for good' if is_permanent else 'for now'}:"
-        f" {REJECTION_REASONS.get(cause, 'for an unknown reason')}",
-        hint=hints.get(cause, "look into its log"),
-        is_retryable=not is_permanent,
-    )
-
-
 def _send_batch(
-    line: _Line,
+    opened: OpenAssociation,
     batch: Sequence[_Outgoing],
     on_result: Callable[[InstanceDelivery], None] | None,
 ) -> list[InstanceDelivery]:
@@ -450,64 +266,65 @@ def _send_batch(
     deliveries: list[InstanceDelivery] = []
     start_s = time.perf_counter()
     for at, item in enumerate(batch):
-        delivery = _send_instance(line, item, at % MAX_MESSAGE_ID + 1)
+        delivery = _send_instance(opened, item, at % MAX_MESSAGE_ID + 1)
         if delivery.outcome is InstanceOutcome.NOT_ATTEMPTED:
-            line.abort()
-            deliveries += _not_attempted(batch[at:], delivery.reason)
+            opened.abort()
+            deliveries += [_unconfirmed(left, delivery.reason) for left in batch[at:]]
             break
         deliveries.append(delivery)
         if on_result is not None:
             on_result(delivery)
     counts = Counter(delivery.outcome.value for delivery in deliveries)
     seconds = round(time.perf_counter() - start_s, 3)
-    _LOG.info("delivery.batch", extra={"peer": line.peer.name, "seconds": seconds, **counts})
+    _LOG.info("delivery.batch", extra={"peer": opened.peer.name, "seconds": seconds, **counts})
     return deliveries
 
 
-def _send_instance(line: _Line, item: _Outgoing, message_id: int) -> InstanceDelivery:
+def _send_instance(opened: OpenAssociation, item: _Outgoing, message_id: int) -> InstanceDelivery:
     """Send one instance and read the answer; without an answer the line must not be used again."""
     uid = str(item.sop_instance_uid)
-    accepted = [s for s in item.syntaxes if (item.sop_class_uid, s) in line.accepted]
+    accepted = [s for s in item.syntaxes if (item.sop_class_uid, s) in opened.accepted]
     if not accepted:
         reason = (
-            f"peer {line.peer.name} accepts {item.sop_class_uid.name} in none of the transfer"
+            f"peer {opened.peer.name} accepts {item.sop_class_uid.name} in none of the transfer"
             f" syntaxes offered ({', '.join(syntax.name for syntax in item.syntaxes)})"
         )
         return InstanceDelivery(uid, InstanceOutcome.REFUSED_PERMANENT, None, reason)
-    line.assoc.dimse_timeout = item.answer_limit_s
-    # A path is sent as it lies on the disk; the switch concerns nothing but paths given to
-    # send_c_store, which only this module does.
-    _config.STORE_SEND_CHUNKED_DATASET = True
     start_s = time.perf_counter()
-    answer = Dataset()
     try:
-        is_as_stored = accepted[0] == item.transfer_syntax_uid
-        content = item.path if is_as_stored else dcmread(item.path)
-        with (
-            line.connection.cut_after(item.answer_limit_s + CLOSING_GRACE_S),
-            suppress(RuntimeError),
-        ):
-            # RuntimeError: the association ended before this instance
-            answer = line.assoc.send_c_store(content, msg_id=message_id)
+        answer = _exchange(opened, item, accepted[0], message_id)
     except OSError:
-        return InstanceDelivery(
-            uid, InstanceOutcome.NOT_ATTEMPTED, None, "our file of the object cannot be read"
-        )
+        return _unconfirmed(item, "our file of the object cannot be read")
     except ValueError:
         reason = f"the object cannot be encoded as {accepted[0].name}, which the peer asks for"
         return InstanceDelivery(uid, InstanceOutcome.REFUSED_PERMANENT, None, reason)
     if "Status" not in answer:
-        is_late = time.perf_counter() - start_s >= item.answer_limit_s
-        return InstanceDelivery(
-            uid,
-            InstanceOutcome.NOT_ATTEMPTED,
-            None,
-            f"peer {line.peer.name} did not answer within {item.answer_limit_s:.0f} s"
-            if is_late
-            else f"peer {line.peer.name} ended the association, or the connection broke",
-        )
+        if time.perf_counter() - start_s >= item.answer_limit_s:
+            what = f"did not answer within {item.answer_limit_s:.0f} s"
+        else:
+            what = "ended the association, or the connection broke"
+        return _unconfirmed(item, f"peer {opened.peer.name} {what}")
     outcome, reason = _judge(answer)
     return InstanceDelivery(uid, outcome, int(answer.Status), reason)
+
+
+def _exchange(opened: OpenAssociation, item: _Outgoing, syntax: UID, message_id: int) -> Dataset:
+    """Return the peer's answer, without a status if none came.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The object cannot be re-encoded.
+    """
+    # A path is sent as it lies on the disk. The switch concerns nothing but paths given to
+    # send_c_store, and only this module does that.
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    content = item.path if syntax == item.transfer_syntax_uid else dcmread(item.path)
+    opened.assoc.dimse_timeout = item.answer_limit_s
+    with opened.connection.cut_after(item.answer_limit_s + CLOSING_GRACE_S):
+        if opened.assoc.is_established:
+            with suppress(RuntimeError):  # the association has just ended
+                return opened.assoc.send_c_store(content, msg_id=message_id)
+    return Dataset()
 
 
 def _judge(answer: Dataset) -> tuple[InstanceOutcome, str]:
@@ -533,8 +350,6 @@ def _offending(answer: Dataset) -> str:
     return f" ({', '.join(keyword_for_tag(tag) or str(tag) for tag in tags)})"
 
 
-def _not_attempted(items: Iterable[_Outgoing], reason: str) -> list[InstanceDelivery]:
-    return [
-        InstanceDelivery(str(item.sop_instance_uid), InstanceOutcome.NOT_ATTEMPTED, None, reason)
-        for item in items
-    ]
+def _unconfirmed(item: _Outgoing, reason: str) -> InstanceDelivery:
+    uid = str(item.sop_instance_uid)
+    return InstanceDelivery(uid, InstanceOutcome.NOT_ATTEMPTED, None, reason)

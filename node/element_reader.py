@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydicom import uid
+from pydicom import config, uid
 from pydicom.charset import decode_bytes, default_encoding, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.uid import UID
@@ -42,6 +42,7 @@ SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI
 
 _ESCAPE = b"\x1b"
 _BACKSLASH_AND_CARET = {0x5C, 0x5E}
+_DECIMAL_CHARACTERS = frozenset("0123456789+-.eE\\ ")
 _PIXEL_DATA = tag_for_keyword("PixelData")
 
 Values = dict[str, Any]
@@ -71,7 +72,7 @@ def read_elements(
     Raises:
         UnreadableObjectError: It cannot be parsed, or ends early.
     """
-    syntax = UID(transfer_syntax_uid)
+    syntax = UID(transfer_syntax_uid, validation_mode=config.IGNORE)  # else it warns in words
     if not syntax.is_valid or syntax.is_private or not syntax.is_transfer_syntax:
         raise UnreadableObjectError("the transfer syntax is not known")
     if syntax == uid.DeflatedExplicitVRLittleEndian:
@@ -176,6 +177,8 @@ class _Steps:
                 is_kept = bool(keyword)
             if is_kept:
                 values[keyword] = value
+            elif tag == _PIXEL_DATA:
+                values["PixelData"] = b""  # that it is there; its value is nobody's business here
         if is_delimited:
             raise UnreadableObjectError("the data set ends within a sequence item")
         return values, position
@@ -281,8 +284,11 @@ class Attributes:
 
     def decimals(self, keyword: str, count: int) -> Any:
         """Return exactly `count` decimals, or None."""
+        text = self.text(keyword)
+        if not _DECIMAL_CHARACTERS.issuperset(text):
+            return None
         try:
-            numbers = tuple(float(part) for part in self.text(keyword).split("\\"))
+            numbers = tuple(float(part) for part in text.split("\\"))
         except ValueError:
             return None
         return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None

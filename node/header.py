@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import uid
-from pydicom.uid import UID
+from pydicom.uid import RE_VALID_UID
 
 from handlers.encode.identity import MANUFACTURER
 from node.conformance import MODALITY_OF
@@ -27,6 +27,7 @@ from node.element_reader import (
 )
 from node.errors import UnfitObjectError
 
+_INTEGER_STRING = re.compile(r"[0-9]{1,12}")
 _LENIENT_UID = re.compile(r"[0-9.]{1,64}")
 _WANTED = wanted_elements(
     "ReferencedFrameOfReferenceSequence RTReferencedStudySequence RTReferencedSeriesSequence "
@@ -45,6 +46,7 @@ _CT_CLASSES = (
     uid.EnhancedCTImageStorage,
     uid.LegacyConvertedEnhancedCTImageStorage,
 )
+_MR_CLASSES = (uid.MRImageStorage, uid.EnhancedMRImageStorage)
 _IMAGE_PLANE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 """Type 1 in the Image Plane module (PS3.3 C.7.6.2), with their number of values."""
 
@@ -161,7 +163,7 @@ def _header(found: Attributes, transfer_syntax_uid: str) -> InstanceHeader:
         frame_of_reference_uid=frame_uid,
         rows=found.number("Rows"),
         columns=found.number("Columns"),
-        number_of_frames=int(frames) if frames.isdecimal() else 1,
+        number_of_frames=int(frames) if _INTEGER_STRING.fullmatch(frames) else 1,
         position_mm=found.decimals("ImagePositionPatient", 3),
         orientation=found.decimals("ImageOrientationPatient", 6),
         pixel_spacing_mm=found.decimals("PixelSpacing", 2),
@@ -180,7 +182,7 @@ def _requireduid_of(found: Attributes, keyword: str, lacks: list[str]) -> str:
     value = found.uid(keyword)
     is_legal = bool(_LENIENT_UID.fullmatch(value))
     if keyword.startswith("SOP"):
-        is_legal = is_legal and UID(value).is_valid
+        is_legal = is_legal and re.fullmatch(RE_VALID_UID, value) is not None
     if not is_legal:
         lacks.append(f"{keyword} is {'not a legal UID' if value else 'missing'}")
     return value
@@ -196,6 +198,8 @@ def _check_class(found: Attributes, sop_class_uid: str, modality: str, lacks: li
         lacks.append(f"Modality is not {demanded}, as its SOP class demands")
     if sop_class_uid in _CT_CLASSES and not found.uid("FrameOfReferenceUID"):
         lacks.append("FrameOfReferenceUID is missing")
+    if sop_class_uid in (*_CT_CLASSES, *_MR_CLASSES) and "PixelData" not in found.values:
+        lacks.append("PixelData is missing")
     if sop_class_uid == uid.CTImageStorage:
         lacks += [
             f"{keyword} is missing or malformed"

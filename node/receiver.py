@@ -192,6 +192,7 @@ class StandInReceiver:
             self._associations.append(seen)
         if self.rejection is not None:
             event.assoc.acse.send_reject(*self.rejection.value)
+            event.assoc.kill()  # waits until the rejection is on its way
 
     def _handle_store(self, event: evt.Event) -> Dataset:
         request = cast(C_STORE, event.request)

@@ -17,7 +17,7 @@ from pydicom.uid import (
     RTStructureSetStorage,
 )
 
-from handlers.encode import Authorship, Sources
+from handlers.encode import Authorship, Sources, encode_result_set
 from handlers.geometry import Geometry, RigidTransform
 from handlers.sampling import contours_from_mask
 from handlers.values import (
@@ -42,7 +42,7 @@ CT_STUDY, MR_STUDY = "1.2.826.0.1.11", "1.2.826.0.1.21"
 CT_SERIES, MR_SERIES, MR_SERIES_B = "1.2.826.0.1.12", "1.2.826.0.1.22", "1.2.826.0.1.32"
 STRUCTURE_SET = "1.2.826.0.1.13.1"
 PATIENT_NAME = "Müller^Jürgen"
-SHAPE = (20, 60, 48)
+SHAPE = (14, 48, 40)
 SPACING_MM = (2.5, 1.25, 1.5)
 LONG_REASON = (
     "The second contrast shows the target's border on less than half of its surface, so that its "
@@ -70,6 +70,20 @@ class EncodeCase:
         return replace(self, result=replace(self.result, **changes))  # type: ignore[arg-type]
 
 
+def written(case: EncodeCase) -> dict[str, Dataset]:
+    """Return the result set of a case as a receiver reads it, by file name."""
+    objects = encode_result_set(case.result, case.sources, case.authorship)
+    return {name: dcmread(BytesIO(bytes_of(ds))) for name, ds in objects}
+
+
+def texts_of(item: Dataset) -> list[str]:
+    """Return all text values below a content item, in order."""
+    texts = [item.TextValue] if item.get("ValueType") == "TEXT" else []
+    for nested in item.get("ContentSequence", None) or ():
+        texts += texts_of(nested)
+    return texts
+
+
 def axes(*, is_prone_oblique: bool) -> np.ndarray:
     """Return row direction, column direction and normal as rows of a 3 x 3."""
     if not is_prone_oblique:
@@ -85,13 +99,19 @@ def axes(*, is_prone_oblique: bool) -> np.ndarray:
     return np.array([[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]]) @ tilt.T
 
 
-def as_received(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> Dataset:
-    """Return a dataset as it comes from a file: nothing of it parsed yet."""
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
+def bytes_of(ds: Dataset) -> bytes:
+    """Return a dataset as the bytes of its file."""
     buffer = BytesIO()
     dcmwrite(buffer, ds, enforce_file_format=True)
-    return dcmread(BytesIO(buffer.getvalue()))
+    return buffer.getvalue()
+
+
+def as_received(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> Dataset:
+    """Return a dataset as it comes from a file: nothing of it parsed yet."""
+    ds = ds.copy()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = syntax
+    return dcmread(BytesIO(bytes_of(ds)))
 
 
 def patient(ds: Dataset, study: str, series: str) -> None:
@@ -119,10 +139,8 @@ def ct_dataset(index: int, directions: np.ndarray, position: str) -> Dataset:
     ds.SOPInstanceUID = f"{CT_SERIES}.{index + 1}"
     ds.Modality = "CT"
     ds.FrameOfReferenceUID = CT_FRAME
-    x, y, z = -40.123456789, -30.5, 100.0 + index * SPACING_MM[0]
-    origin = np.array([x, y, 100.0]) + directions[2] * SPACING_MM[0] * index
+    origin = np.array([-40.123456789, -30.5, 100.0]) + directions[2] * SPACING_MM[0] * index
     ds.ImagePositionPatient = [f"{value:.9f}"[:16] for value in origin]
-    del z
     ds.ImageOrientationPatient = [f"{v:.12f}"[:16] for v in (*directions[0], *directions[1])]
     ds.PixelSpacing = [f"{SPACING_MM[1]:.6f}", f"{SPACING_MM[2]:.6f}"]
     ds.SliceThickness = "2.50"
@@ -258,11 +276,11 @@ def build_case(*, is_prone_oblique: bool = False) -> EncodeCase:
     matrix[:3, 2] = directions[0] * SPACING_MM[2]
     matrix[:3, 3] = [float(x) for x in ct[0].ImagePositionPatient]
     grid = Geometry(CT_FRAME, matrix, SHAPE)
-    centre = grid.points_from_indices([(10, 30, 20)])[0]
-    second = grid.points_from_indices([(5, 12, 36)])[0]
-    drawn, refined = ball(grid, centre, 12.0), ball(grid, centre, 10.0)
-    other = ball(grid, second, 6.0)
-    organ = ball(grid, grid.points_from_indices([(10, 50, 20)])[0], 7.0)
+    centre = grid.points_from_indices([(7, 24, 18)])[0]
+    second = grid.points_from_indices([(3, 10, 30)])[0]
+    drawn, refined = ball(grid, centre, 10.0), ball(grid, centre, 8.0)
+    other = ball(grid, second, 5.0)
+    organ = ball(grid, grid.points_from_indices([(7, 42, 18)])[0], 6.0)
     rois = {3: ("GTVn1", "GTV", drawn), 5: ("GTVp", "", other), 8: ("Größe_Darm", "ORGAN", organ)}
     dataset = structure_set_dataset(rois, ct)
     structures = StructureSet(
@@ -284,7 +302,7 @@ def build_case(*, is_prone_oblique: bool = False) -> EncodeCase:
         MR_FRAME_B, [MR_SERIES_B], RegistrationStatus.WARN, ("Engines differ by 2.9 mm.",)
     )
     valid = np.zeros(SHAPE, dtype=bool)
-    valid[4:16, 5:55, 4:44] = True
+    valid[2:12, 5:45, 4:36] = True
     targets = (
         TargetResult(
             source_roi=structures.rois[0],

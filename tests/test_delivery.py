@@ -315,7 +315,7 @@ def test_send_gives_up_when_the_peer_stalls(tmp_path: Path) -> None:
     with StandInReceiver(
         tmp_path / "tps", "TPS", 0, lambda uid, _: Fault.STALL if uid == "1.2.3.2" else 0
     ) as receiver:
-        deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=0.3)
+        deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=2.0)
     check_outcomes(deliveries, [SENT, NOT_ATTEMPTED, NOT_ATTEMPTED])
     assert "did not answer" in deliveries[1].reason
 
@@ -406,7 +406,7 @@ def test_send_ends_when_the_peer_stops_reading(tmp_path: Path) -> None:
         _relay_that_jams(receiver.port, after_bytes=100_000) as port,
     ):
         deliveries = send_instances(
-            peer_at(port), "HILUM", [path], timeout_s=0.3, slowest_bytes_per_s=1e9
+            peer_at(port), "HILUM", [path], timeout_s=2.0, slowest_bytes_per_s=1e9
         )
     check_outcomes(deliveries, [NOT_ATTEMPTED])
     assert "did not answer" in deliveries[0].reason

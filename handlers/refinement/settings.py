@@ -79,10 +79,10 @@ class RefinementSettings:
     shell_mm: float = 15.0
     min_volume_cm3: float = 0.2
     min_voxels_across: int = 4
-    max_blur_mm: float = 2.5
+    max_blur_mm: float = 1.25
     max_blur_voxels: float = 0.6
-    min_variance_explained: float = 0.1
-    min_separation: float = 0.75
+    min_variance_explained: float = 0.2
+    min_separation: float = 0.8
     degrees_of_freedom: float = 4.0
     background_classes: int = 3
     presence_mm: float = 4.0

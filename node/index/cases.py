@@ -408,8 +408,7 @@ def _owe(
                 run=1,
                 state=DeliveryState.PENDING,
                 reason="",
-                begun=0,
-                failures=0,
+                attempts=0,
                 give_up_at=utc_text(give_up_at),
                 updated_at=utc_text(now),
             )

@@ -265,15 +265,19 @@ def _organs(
         (ellipsoid((s * 61, 37, z), (27, 23, 52), -20 * s) - _sinus(s, z)).rippled(
             1.5, random_waves(rng, 35)
         )
-        for s, z in ((1, -28), (-1, -38))
+        for s, z in ((1, rng.uniform(-36, -20)), (-1, rng.uniform(-48, -32)))
     )
     right = ellipsoid((-72, -2, 14), (64 * large, 76, 78 * large), 8)
-    left = ellipsoid((-2, -46, 30), (66 * large, 27, 36 * large), -10)
+    length = float(rng.uniform(54, 74))
+    left = ellipsoid((-8, -46, 30), (length, 27, 36 * large), float(rng.uniform(-16, -4)))
     # fat of the hepatoduodenal ligament lies about the node and the vessels
     cleft = ellipsoid((-14, -14, -6), (36, 25, 30)).fused(ellipsoid(node, (21, 20, 21)), 6)
     cleft = cleft.fused(ellipsoid((4, 12, 10), (36, 26, 70)), 8)
     liver = right.fused(left, 18).rippled(5.0, random_waves(rng, 70)) & trunk["cavity"].grown(-2)
-    spleen = ellipsoid((94, 28, 26), (25, 38, 46), 20).rippled(3.0, random_waves(rng, 50))
+    size = rng.uniform(0.85, 1.1)
+    spleen = ellipsoid((94, 28, 26), (25 * size, 38 * size, 46 * size), 20).rippled(
+        3.0, random_waves(rng, 50)
+    )
     pancreas = tube(
         [(-36, -6, -56), (-26, -12, -44), (3, -23, -38), (34, -14, -24), (78, 16, 2)],
         [13, 14, 8.5, 10, 8],

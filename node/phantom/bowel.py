@@ -20,9 +20,10 @@ from node.phantom.solids import (
 
 def make_bowel(rng: np.random.Generator, cavity: Solid) -> dict[str, Solid]:
     """Return `Stomach`, `Duodenum`, `colon` and `jejunum`, walls included."""
+    full = float(rng.uniform(0.8, 1.1))
     stomach = tube(
         [(62, 12, 66), (66, -16, 36), (58, -42, 4), (34, -58, -26), (6, -60, -34), (-20, -50, -26)],
-        [29, 29, 24, 18, 15, 9],
+        [29 * full, 29 * full, 24 * full, 18 * full, 15, 9],
         14,
     ).rippled(4.0, random_waves(rng, 32))
     onwards = [(24.0, 4.0, -92.0), (40.0, -10.0, -74.0)]

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+from pydicom import config
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import RTDoseStorage, RTPlanStorage, RTStructureSetStorage
@@ -36,7 +38,10 @@ DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 TARGET_NAME = "GTVn"
 
 SECTION_STEPS_MM = (1.0, 2.0)
-"""Rasters for narrow and for wide solids, on which sections are traced; corners lie in between."""
+"""Rasters for narrow and for wide solids, on which sections are traced; corners lie in between.
+
+They and the tolerance grow with pixels of more than 2.5 mm.
+"""
 
 WIDE_MM = 60.0
 
@@ -63,9 +68,10 @@ def sections(solid: Solid, ct: Geometry) -> dict[int, list[npt.NDArray[np.float6
     if np.any(start > stop):
         return {}
     rows, columns = ct.spacing_mm[1:]
+    coarseness = max(1.0, rows / 2.5)
     wide = min(np.subtract(solid.highest, solid.lowest)[:2]) > WIDE_MM
     raster_mm = SECTION_STEPS_MM[1] if wide else SECTION_STEPS_MM[0]
-    steps = (rows / raster_mm, columns / raster_mm)
+    steps = (rows / raster_mm / coarseness, columns / raster_mm / coarseness)
     r, c = (
         np.arange(start[n] - 1.5, stop[n] + 1.5, 1 / steps[n - 1], dtype=np.float64) for n in (1, 2)
     )
@@ -74,7 +80,9 @@ def sections(solid: Solid, ct: Geometry) -> dict[int, list[npt.NDArray[np.float6
         points = _raster_points(ct, s, r, c)
         distance = solid.distance(*points.astype(np.float32))
         found = []
-        for ring in _outer_rings(distance, (r[1] - r[0]) * rows):
+        for ring in _outer_rings(
+            distance, raster_mm * coarseness, CORNER_TOLERANCE_MM * coarseness
+        ):
             across, along = (a[0] + ring[:, k] * (a[1] - a[0]) for k, a in ((0, r), (1, c)))
             indices = np.column_stack([np.full(len(ring), s), across, along])
             found.append(ct.points_from_indices(indices))
@@ -102,7 +110,7 @@ def _raster_points(
 
 
 def _outer_rings(
-    distance: npt.NDArray[np.float32], step_mm: float
+    distance: npt.NDArray[np.float32], step_mm: float, tolerance_mm: float
 ) -> list[npt.NDArray[np.float64]]:
     """Return the outer borders of the negative regions, in raster units, corners thinned."""
     padded = np.pad(distance.astype(np.float64), 1, constant_values=1.0)
@@ -113,7 +121,7 @@ def _outer_rings(
         area = 0.5 * float(np.sum(a * np.roll(b, -1) - np.roll(a, -1) * b))
         # the winding tells an outer border from a hole
         if area * step_mm**2 > SMALLEST_SECTION_MM2:
-            rings.append(_thinned(ring[:-1], CORNER_TOLERANCE_MM / step_mm) - 1)
+            rings.append(_thinned(ring[:-1], tolerance_mm / step_mm) - 1)
     return rings
 
 
@@ -205,10 +213,16 @@ def _roi_contour(
             )
             ring.ContourGeometricType = "CLOSED_PLANAR"
             ring.NumberOfContourPoints = len(points)
-            ring.ContourData = decimals(np.round(points, 3))
+            ring.add(_contour_data(points))
             rings.append(ring)
     item.ContourSequence = sequence_of(*rings)
     return item
+
+
+def _contour_data(points: npt.NDArray[np.float64]) -> DataElement:
+    # written to 0.01 mm; the strings are valid by construction, and their checks take the longest
+    texts = [f"{value:.2f}" for value in points.ravel().tolist()]
+    return DataElement(Tag("ContourData"), "DS", texts, validation_mode=config.IGNORE)
 
 
 def _observation(number: int, name: str) -> Dataset:

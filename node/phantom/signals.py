@@ -19,8 +19,8 @@ from node.phantom.solids import FAR_MM, Array, Layer
 LATTICE_MM = 3.0
 """Spacing of the lattice that holds the texture of the tissues."""
 
-SUB_SLICES_PER_SLAB = 8
-"""Sub-slices that are painted at once: bounds the memory, changes nothing."""
+VOXELS_PER_SLAB = 300_000
+"""About how much is painted at once: bounds the memory, changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def paint(
     """
     slices, rows, columns = geometry.shape
     signals = np.empty((len(channels), *geometry.shape), dtype=np.float32)
-    step = max(1, SUB_SLICES_PER_SLAB // sub_slices)
+    step = max(1, VOXELS_PER_SLAB // (sub_slices * rows * columns))
     for first in range(0, slices, step):
         count = min(step, slices - first)
         slab = _fine_slab(geometry, first, count, sub_slices)

@@ -1,0 +1,279 @@
+"""Which MR series may speak about a target, and how well they tell it from its surroundings.
+
+Every series is either a channel or set aside with a reason in plain words; nothing is mended.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from handlers.refinement.appearance import (
+    StudentT,
+    area_under_roc,
+    clusters,
+    fit_student_t,
+    fit_target,
+    mixture_log_density,
+)
+from handlers.refinement.region import Region
+from handlers.refinement.settings import RefinementSettings
+from handlers.values import Image, RegistrationStatus, ResampledMr
+
+Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+KIND_OF_CONTRAST = {"T1": "T1", "T2": "T2", "DWI": "diffusion", "ADC": "diffusion"}
+"""DWI and ADC come from the same echoes and share their distortion: one kind of evidence."""
+
+CT_WINDOW_HU = (-200.0, 300.0)
+"""HU beyond which the CT channel says nothing more about soft tissue."""
+
+FAT_HU = (-190.0, -30.0)
+GAS_HU = -300.0
+
+MIN_CLASS_VOXELS = 12
+"""A class of the background needs as many voxels near the target."""
+
+Background = dict[str, tuple[StudentT, Bools]]
+"""By class: how it looks, and where it was seen."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Channel:
+    """One image over the region, scaled to median 0 and spread 1 around the target."""
+
+    name: str
+    scaled: Array
+    uncertainty_mm: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """The MR channels, where all of them are known, and what was set aside and why.
+
+    Attributes:
+        channels: At most one for each contrast, in the order given.
+        valid: Voxels that all of them cover.
+        faults: Why a series cannot be used although it should have been usable.
+        unknown: How many series name no contrast.
+    """
+
+    channels: tuple[Channel, ...]
+    valid: Bools
+    faults: tuple[str, ...]
+    unknown: int
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of contrast among the channels, sorted."""
+        return tuple(sorted({KIND_OF_CONTRAST[channel.name] for channel in self.channels}))
+
+
+def gather(
+    region: Region, ct: Image, mr: Sequence[ResampledMr], settings: RefinementSettings
+) -> Evidence:
+    """Return what the series say: the first fit one of each contrast is used."""
+    channels: dict[str, Channel] = {}
+    faults: list[str] = []
+    unknown = 0
+    valid = np.ones_like(region.drawn)
+    for number, series in enumerate(mr, start=1):
+        contrast = series.image.contrast
+        if contrast not in KIND_OF_CONTRAST:
+            unknown += 1
+            continue
+        if contrast in channels:
+            continue
+        named = f"{contrast} (series {number} of {len(mr)})"
+        reasons = _faults(region, ct, series, settings)
+        if reasons:
+            faults += [f"{named}: {reason}" for reason in reasons]
+            continue
+        channels[contrast] = Channel(
+            contrast,
+            scale(series.image.voxels[region.block].astype(np.float64), region),
+            series.registration.uncertainty_mm,
+        )
+        valid &= series.valid.inside[region.block]
+    return Evidence(tuple(channels.values()), valid, tuple(faults), unknown)
+
+
+def scale(values: Array, region: Region) -> Array:
+    """Return values with median 0 and a robust spread of 1 around the target."""
+    near = values[region.drawn | region.shell]
+    low, middle, high = np.percentile(near, (10, 50, 90))
+    return np.asarray((values - middle) / max((high - low) / 2.56, 1e-6))
+
+
+def ct_channel(ct: Image, region: Region) -> Channel:
+    """Return the CT as a channel."""
+    hu = np.clip(ct.voxels[region.block].astype(np.float64), *CT_WINDOW_HU)
+    return Channel("CT", scale(hu, region), 0.0)
+
+
+def background_places(region: Region, ct: Image, settings: RefinementSettings) -> dict[str, Bools]:
+    """Return where in the surroundings each class is known without the MR.
+
+    Named structures count anywhere (within the drawn target too: they were contoured), fat and gas
+    by HU, and `rest` only beyond the reach of any change, where no target is to be expected.
+    """
+    hu = ct.voxels[region.block]
+    places = {
+        name: inside & (region.shell | region.drawn)
+        for name, inside in region.structures.items()
+    }
+    named = np.zeros_like(region.drawn)
+    for inside in places.values():
+        named |= inside
+    beyond = region.shell & (region.distance_mm > settings.max_outward_mm) & ~named
+    gas = region.shell & ~named & (hu < GAS_HU)
+    fat = region.shell & ~named & (hu >= FAT_HU[0]) & (hu <= FAT_HU[1])
+    places |= {"gas": gas, "fat": fat, "rest": beyond & ~gas & ~fat}
+    return places
+
+
+def fit_background(
+    samples: Array, places: dict[str, Bools], valid: Bools, settings: RefinementSettings
+) -> Background:
+    """Return the classes of the background that have enough voxels; `samples` are (..., d)."""
+    background: Background = {}
+    for name, where in places.items():
+        inside = where & valid
+        if np.count_nonzero(inside) < MIN_CLASS_VOXELS:
+            continue
+        values = samples[inside]
+        count = settings.background_classes if name == "rest" else 1
+        numbers = clusters(values, count)
+        for k in np.unique(numbers):
+            if np.count_nonzero(numbers == k) < MIN_CLASS_VOXELS:
+                continue
+            part = np.zeros_like(inside)
+            part[inside] = numbers == k
+            fitted = fit_student_t(values[numbers == k], settings.degrees_of_freedom)
+            background[f"{name} {k}"] = (fitted, part)
+    return background
+
+
+def separation(
+    samples: Array,
+    region: Region,
+    places: dict[str, Bools],
+    valid: Bools,
+    settings: RefinementSettings,
+) -> float:
+    """Return how well core and surroundings are told apart where it was not learned.
+
+    The region is cut in halves through the core's centre, along each axis; learned in one half,
+    tried in the other. Mean area under the ROC curve; 0.5 where a half has too few voxels.
+    """
+    surroundings = np.zeros_like(region.drawn)
+    for where in places.values():
+        surroundings |= where
+    surroundings &= valid & ~region.core
+    found = []
+    at = np.indices(region.drawn.shape)
+    for axis in range(3):
+        half = at[axis] < np.median(at[axis][region.core])
+        for learned in (half, ~half):
+            core, other = region.core & learned, surroundings & ~learned
+            tried = region.core & ~learned
+            background = fit_background(samples, places, valid & learned, settings)
+            if min(core.sum(), tried.sum(), other.sum()) < 4 or not background:
+                continue
+            target = fit_target(samples[core], settings.degrees_of_freedom)
+            scores = [
+                mixture_log_density(target, samples[where])
+                - mixture_log_density([t for t, _ in background.values()], samples[where])
+                for where in (tried, other)
+            ]
+            found.append(area_under_roc(scores[0], scores[1]))
+    return float(np.mean(found)) if found else 0.5
+
+
+def blur_mm(values: npt.NDArray[np.float32], where: Bools, spacing_mm: Sequence[float]) -> float:
+    """Return the blur of the edges in an image, as the standard deviation of a Gaussian in mm.
+
+    The energy of the gradient of a step blurred by s falls as 1 / s. Blurring the image further, by
+    two known amounts, gives two energies whose ratio tells s. Structures finer than a step and
+    noise make the answer too small, never too large.
+    """
+    fine = max(1.0, 0.5 * max(spacing_mm))
+    coarse = 2.5 * fine
+    energies = []
+    for sigma in (fine, coarse):
+        smooth = ndimage.gaussian_filter(values, [sigma / step for step in spacing_mm])
+        energies.append(
+            sum(float((part[where] ** 2).sum()) for part in np.gradient(smooth, *spacing_mm))
+        )
+    if energies[0] <= 0:
+        return float("inf")
+    ratio = (energies[1] / energies[0]) ** 2
+    if ratio >= 1:
+        return float("inf")
+    return float(np.sqrt(max((ratio * coarse**2 - fine**2) / (1 - ratio), 0.0)))
+
+
+def variance_explained(values: Array, labels: npt.NDArray[np.int64]) -> float:
+    """Return the part of the variance of values (n,) that lies between labels (n,), 0 to 1."""
+    clipped = np.clip(values, *np.percentile(values, (1, 99)))
+    total = float(clipped.var()) * len(clipped)
+    if total <= 0:
+        return 0.0
+    within = sum(
+        float(clipped[labels == k].var()) * np.count_nonzero(labels == k) for k in np.unique(labels)
+    )
+    return 1.0 - within / total
+
+
+def _faults(
+    region: Region, ct: Image, series: ResampledMr, settings: RefinementSettings
+) -> list[str]:
+    """Return why a series cannot be used, in sentences without its number."""
+    registration = series.registration
+    faults = []
+    if registration.status is not RegistrationStatus.PASS:
+        why = "; ".join(registration.reasons) or "no reason was given"
+        faults.append(f"its registration is '{registration.status}', not 'pass' ({why})")
+    elif registration.uncertainty_mm > settings.max_uncertainty_mm:
+        faults.append(
+            f"its registration is uncertain by {registration.uncertainty_mm:.1f} mm, more than "
+            f"{settings.max_uncertainty_mm:.1f} mm"
+        )
+    valid = series.valid.inside[region.block]
+    needed = region.distance_mm <= settings.coverage_margin_mm
+    covered = np.count_nonzero(valid & needed) / np.count_nonzero(needed)
+    if covered < 1.0:
+        faults.append(
+            f"it covers {100 * covered:.1f} % of the target with {settings.coverage_margin_mm:.0f} "
+            "mm around it, not all"
+        )
+        return faults
+    return faults + _quality_faults(region, ct, series.image, valid, settings)
+
+
+def _quality_faults(
+    region: Region, ct: Image, image: Image, valid: Bools, settings: RefinementSettings
+) -> list[str]:
+    near = (region.drawn | region.shell) & valid
+    values = image.voxels[region.block]
+    labels = np.zeros(region.drawn.shape, dtype=np.int64)
+    places = background_places(region, ct, settings)
+    for number, where in enumerate((*places.values(), region.core), start=1):
+        labels[where] = number
+    known = near & (labels > 0)
+    faults = []
+    explained = variance_explained(values[known].astype(np.float64), labels[known])
+    if explained < settings.min_variance_explained:
+        faults.append(
+            f"it does not show the structures of the CT: they explain {100 * explained:.0f} % of "
+            f"its variance, less than {100 * settings.min_variance_explained:.0f} %"
+        )
+    spacing_mm = region.geometry.spacing_mm
+    blur = blur_mm(values, near, spacing_mm)
+    limit = max(settings.max_blur_mm, settings.max_blur_voxels * max(spacing_mm))
+    if blur > limit:
+        faults.append(f"its edges are blurred by {blur:.1f} mm, more than {limit:.1f} mm")
+    return faults

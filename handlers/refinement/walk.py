@@ -1,0 +1,133 @@
+"""From appearance to one answer per voxel: evidence, belief in the drawn contour, neighbours."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, sparse
+from scipy.sparse.linalg import LinearOperator, cg
+from scipy.special import expit, log_ndtr, logsumexp
+
+from handlers.refinement.appearance import StudentT, fit_target, mixture_log_density
+from handlers.refinement.evidence import Background, fit_background
+from handlers.refinement.region import Region
+from handlers.refinement.settings import RefinementSettings
+
+Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+PRESENCE_FLOOR = 0.02
+"""Share of a background class that is nowhere near: something of it may lie hidden anywhere."""
+
+SOLVER_TOLERANCE = 1e-4
+SOLVER_ROUNDS = 500
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """Channels (..., d), the modes of the target, the classes of the background."""
+
+    samples: Array
+    target: tuple[StudentT, ...]
+    background: Background
+
+    @classmethod
+    def learn(
+        cls,
+        samples: Array,
+        region: Region,
+        places: dict[str, Bools],
+        valid: Bools,
+        settings: RefinementSettings,
+    ) -> "Model":
+        """Return the model of one target; the core must not be empty."""
+        target = fit_target(samples[region.core], settings.degrees_of_freedom)
+        return cls(samples, target, fit_background(samples, places, valid, settings))
+
+    def log_odds(self, where: Bools, region: Region, settings: RefinementSettings) -> Array:
+        """Return log p(target look) - log p(background look) at `where`, shape (n,), bounded."""
+        values = self.samples[where]
+        shares = self._presence(where, region, settings)
+        each = np.stack([fitted.log_density(values) for fitted, _ in self.background.values()])
+        background = logsumexp(each + np.log(shares), axis=0)
+        odds = mixture_log_density(self.target, values) - background
+        limit = settings.evidence_limit
+        return np.asarray(np.clip(settings.evidence_share * odds, -limit, limit))
+
+    def _presence(self, where: Bools, region: Region, settings: RefinementSettings) -> Array:
+        """Return the shares (classes, n) of the background's classes near each voxel."""
+        sigma = [settings.presence_mm / step for step in region.geometry.spacing_mm]
+        near = np.stack(
+            [
+                ndimage.gaussian_filter(place.astype(np.float32), sigma)[where]
+                for _, place in self.background.values()
+            ]
+        ).astype(np.float64)
+        shares = near / np.maximum(near.sum(axis=0), 1e-9) + PRESENCE_FLOOR
+        return np.asarray(shares / shares.sum(axis=0))
+
+
+def agreement(model: Model, region: Region) -> float:
+    """Return the part of the core that looks more like the target than like any background."""
+    values = model.samples[region.core]
+    if not model.background:
+        return 0.0
+    best = np.max([fitted.log_density(values) for fitted, _ in model.background.values()], axis=0)
+    return float((mixture_log_density(model.target, values) > best).mean())
+
+
+def probability(
+    model: Model, region: Region, valid: Bools, settings: RefinementSettings
+) -> Array:
+    """Return for each voxel how much it belongs to the target, 0 to 1; not calibrated.
+
+    Minimises the sum of w (x_i - x_j)^2 over neighbours and of (x_i - p_i)^2 over voxels, where
+    p is the single voxel's answer; the core is 1, what is not allowed is 0. Where the MR does not
+    reach, only the drawn contour speaks.
+    """
+    free = region.allowed & ~region.core & (region.distance_mm >= -settings.max_inward_mm)
+    odds = np.zeros(region.drawn.shape)
+    known = free & valid
+    odds[known] = model.log_odds(known, region, settings)
+    error = region.distance_mm.astype(np.float64) / settings.drawn_error_mm
+    odds += log_ndtr(-error) - log_ndtr(error)
+    single = np.where(region.core, 1.0, np.where(region.allowed, expit(odds), 0.0))
+    deep = region.allowed & (region.distance_mm < -settings.max_inward_mm)
+    single[deep] = 1.0
+    answer = single.copy()
+    answer[free] = _walk(single, free, model.samples, region, settings)
+    return answer
+
+
+def _walk(
+    single: Array, free: Bools, samples: Array, region: Region, settings: RefinementSettings
+) -> Array:
+    numbers = np.full(free.shape, -1)
+    count = int(free.sum())
+    numbers[free] = np.arange(count)
+    diagonal, right = np.ones(count), single[free].copy()
+    rows, columns, weights = [], [], []
+    spacing = region.geometry.spacing_mm
+    for axis in range(3):
+        low = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        high = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        apart = ((samples[high] - samples[low]) ** 2).mean(axis=-1)
+        bond = settings.stiffness * np.exp(-settings.edge_contrast * apart)
+        bond *= (min(spacing) / spacing[axis]) ** 2
+        for here, there in ((low, high), (high, low)):
+            own, other = numbers[here], numbers[there]
+            inner = own >= 0
+            np.add.at(diagonal, own[inner], bond[inner])
+            border = inner & (other < 0)
+            np.add.at(right, own[border], (bond * single[there])[border])
+            both = inner & (other >= 0)
+            rows.append(own[both])
+            columns.append(other[both])
+            weights.append(-bond[both])
+    entries = np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))
+    matrix = sparse.csr_matrix(entries, shape=(count, count)) + sparse.diags(diagonal)
+    precondition = LinearOperator((count, count), matvec=lambda x: x / diagonal)
+    solved, _ = cg(
+        matrix, right, x0=single[free], rtol=SOLVER_TOLERANCE, maxiter=SOLVER_ROUNDS, M=precondition
+    )
+    return np.asarray(solved)

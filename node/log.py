@@ -1,0 +1,206 @@
+"""Log lines: one event name and its fields, as JSON or as text, without patient identifiers.
+
+Our own code never logs an identifier. Three nets lie beneath it: values that were remembered as
+identifiers are masked wherever they occur; the text of foreign exceptions is left out, because it
+may quote a value (their type and place remain); so is the text of what pydicom says. Configures
+the standard `logging` and writes no file.
+
+Usage: `LOGGER.info("association.closed", extra={"outcome": "released"})`.
+"""
+
+import json
+import logging
+import re
+import sys
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from handlers.errors import HandlerError
+from node.errors import NodeError
+
+CASE_ID: ContextVar[str | None] = ContextVar("case_id", default=None)
+"""The case that the current work is for; every log line names it."""
+
+MASK = "***"
+"""Stands where an identifier stood."""
+
+REMEMBERED_IDENTIFIERS = 4096
+"""How many identifiers are masked at most; the oldest are forgotten first."""
+
+SHORTEST_MASKED = 4
+"""Shorter parts of names and shorter identifiers are not masked: they occur in ordinary words."""
+
+OUR_LOGGERS = ("node", "handlers", "hilum")
+QUIET_LOGGERS = ("pynetdicom", "pydicom", "highdicom", "sqlalchemy", "apscheduler", "dbos")
+"""Foreign loggers whose chatter is kept below WARNING."""
+
+_WITHHELD_LOGGERS = ("pydicom", "highdicom", "py.warnings")
+_OUR_ERRORS = (NodeError, HandlerError)
+_STANDARD_FIELDS = frozenset(
+    vars(logging.LogRecord("", 0, "", 0, "", (), None)) | {"message": 0, "asctime": 0}
+)
+
+
+@contextmanager
+def case_context(case_id: str) -> Iterator[None]:
+    """Let every log line of the work within name the case."""
+    token = CASE_ID.set(case_id)
+    try:
+        yield
+    finally:
+        CASE_ID.reset(token)
+
+
+class IdentifierMask:
+    """Remembers patient names, identifiers and birth dates, and masks them in text."""
+
+    def __init__(self, capacity: int = REMEMBERED_IDENTIFIERS) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._pattern: re.Pattern[str] | None = None
+
+    def remember(self, *values: str) -> None:
+        """Mask these values from now on; of a name, also each of its components."""
+        parts = {part for value in values for part in (value, *re.split(r"[\^=\s]+", value))}
+        new = {part.strip().lower() for part in parts if len(part.strip()) >= SHORTEST_MASKED}
+        with self._lock:
+            if new <= self._known.keys():
+                return
+            self._known.update(dict.fromkeys(new))
+            while len(self._known) > self._capacity:
+                self._known.popitem(last=False)
+            self._pattern = None
+
+    def masked(self, text: str) -> str:
+        """Return the text without what was remembered."""
+        with self._lock:
+            if self._pattern is None:
+                longest_first = sorted(self._known, key=len, reverse=True)
+                inner = "|".join(map(re.escape, longest_first)) or r"(?!)"
+                # a number within a UID or a longer word is not the identifier
+                self._pattern = re.compile(rf"(?<![\w.])(?:{inner})(?!\w|\.\w)", re.IGNORECASE)
+            pattern = self._pattern
+        return pattern.sub(MASK, text)
+
+    def masked_value(self, value: Any) -> Any:
+        """Return a field's value without what was remembered, in a form that JSON can hold."""
+        if isinstance(value, str):
+            return self.masked(value)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, Mapping):
+            return {self.masked(str(k)): self.masked_value(v) for k, v in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.masked_value(item) for item in value]
+        return self.masked(str(value))
+
+
+IDENTIFIERS = IdentifierMask()
+"""The process's mask: whoever reads an object's header tells it the patient's values."""
+
+
+class LineFormatter(logging.Formatter):
+    """Turns a record into one line.
+
+    Args:
+        as_json: JSON, or `time level event key=value` for people.
+        mask: What hides identifiers.
+    """
+
+    def __init__(self, *, as_json: bool, mask: IdentifierMask) -> None:
+        super().__init__()
+        self._as_json = as_json
+        self._mask = mask
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = self._mask.masked_value(_fields(record))
+        if self._as_json:
+            return json.dumps(fields, ensure_ascii=False)
+        time, level, event = fields.pop("time"), fields.pop("level"), fields.pop("event")
+        trace = fields.pop("traceback", [])
+        pairs = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
+        return "\n".join([" ".join((time, f"{level:<7}", event, *pairs)), *trace])
+
+
+def configure_logging(
+    level: str = "INFO", as_json: bool = True, stream: TextIO | None = None
+) -> None:
+    """Send every log line of the process to stderr; may be called again.
+
+    Args:
+        level: Of our own lines; those of libraries begin at WARNING.
+        as_json: JSON lines, or text for people.
+        stream: Another place than stderr.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(LineFormatter(as_json=as_json, mask=IDENTIFIERS))
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if isinstance(h.formatter, LineFormatter)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    for name in OUR_LOGGERS:
+        logging.getLogger(name).setLevel(level)
+    for name in QUIET_LOGGERS:
+        foreign = logging.getLogger(name)
+        foreign.setLevel(logging.WARNING)
+        foreign.propagate = True
+        foreign.handlers.clear()  # pydicom brings a handler of its own that knows no mask
+    logging.captureWarnings(True)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    is_withheld = record.name.startswith(_WITHHELD_LOGGERS)
+    fields: dict[str, Any] = {
+        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname,
+        "event": "text withheld" if is_withheld else record.getMessage(),
+        "logger": record.name,
+    }
+    if is_withheld:
+        fields["place"] = _place_of(record)
+    case_id = CASE_ID.get()
+    if case_id is not None:
+        fields["case_id"] = case_id
+    fields.update((k, v) for k, v in vars(record).items() if k not in _STANDARD_FIELDS)
+    if record.exc_info and record.exc_info[1] is not None:
+        fields["traceback"] = _traceback_lines(record.exc_info[1])
+    return fields
+
+
+def _place_of(record: logging.LogRecord) -> str:
+    """Return file and line; a captured warning's text begins with those of the warning itself."""
+    if record.name != "py.warnings":
+        return f"{record.filename}:{record.lineno}"
+    found = re.match(r"(?P<file>[^\n]*?):(?P<line>\d+): (?P<category>\w+)", record.getMessage())
+    if found is None:
+        return "unknown"
+    return f"{Path(found['file']).name}:{found['line']} {found['category']}"
+
+
+def _traceback_lines(error: BaseException) -> list[str]:
+    """Return types and places; the text only of our own errors, which hold no identifier."""
+    lines: list[str] = []
+    current: BaseException | None = error
+    seen: set[int] = set()
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        text = type(current).__qualname__
+        if isinstance(current, _OUR_ERRORS):
+            text += f": {current}"
+        elif isinstance(current, OSError) and current.errno is not None:
+            text += f": errno {current.errno}, {current.strerror}"
+        frames = traceback.extract_tb(current.__traceback__)
+        lines.append(text)
+        lines += [f"  {Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames]
+        current = current.__cause__ or current.__context__
+    return lines

@@ -1,0 +1,1 @@
+"""The tests of Hilum: one module for each module of the product, and round trips."""

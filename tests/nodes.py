@@ -1,0 +1,214 @@
+"""A node as a process of its own, as a department runs it; killed and started at will."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom import Dataset
+
+from node.config import Peer, Role
+from node.delivery import InstanceOutcome, send_instances
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CONFIGURATION = """\
+[node]
+port = {port}
+data = "data"
+quiet_s = {quiet_s}
+incomplete_s = {incomplete_s}
+min_free_mib = {min_free_mib}
+network_timeout_s = 20
+delivery_retry_s = 0.5
+delivery_retry_cap_s = 1.0
+{node_keys}
+
+[[peer]]
+name = "scanner"
+ae_title = "SCANNER"
+host = "127.0.0.1"
+roles = ["send"]
+{peers}
+[[protocol]]
+name = "liver"
+targets = ["GTVn*", "GTV*"]
+destinations = [{destinations}]
+"""
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], *, timeout_s: float, what: str) -> Any:
+    """Return the first true answer of `condition`, asked ten times a second until a deadline."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(0.1)
+    raise AssertionError(f"after {timeout_s:.0f} s still waiting for {what}")
+
+
+class NodeProcess:
+    """`hilum serve` in its own process and folder.
+
+    Args:
+        folder: Gets the configuration, the data and the log.
+        receivers: Port by peer name, of the peers that receive results.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        receivers: dict[str, int],
+        *,
+        quiet_s: float = 1.0,
+        incomplete_s: float = 4.0,
+        min_free_mib: float = 10.0,
+        node_keys: str = "",
+    ) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.config = folder / "hilum.toml"
+        self.log = folder / "node.log"
+        peers = "".join(
+            f'\n[[peer]]\nname = "{name}"\nae_title = "{name.upper()}"\nhost = "127.0.0.1"\n'
+            f'port = {port}\nroles = ["receive"]\n'
+            for name, port in receivers.items()
+        )
+        text = CONFIGURATION.format(
+            port=self.port,
+            quiet_s=quiet_s,
+            incomplete_s=incomplete_s,
+            min_free_mib=min_free_mib,
+            node_keys=node_keys,
+            peers=peers,
+            destinations=", ".join(f'"{name}"' for name in receivers),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(text, encoding="utf-8")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "NodeProcess":
+        """Start the node and wait until it listens."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "node", "serve", "--config", str(self.config)],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        wait_for(self._listens, timeout_s=60, what="the node to listen")
+        return self
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError(f"the node ended:\n{self.log.read_text()[-3000:]}")
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End the node as a power cut would: SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the node as an operator does: SIGTERM."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise AssertionError(f"the node did not stop after {number.name}") from None
+
+    def __enter__(self) -> "NodeProcess":
+        return self.start()
+
+    def __exit__(self, *_exception: object) -> None:
+        self.kill()
+
+    def peer(self) -> Peer:
+        """Return this node as a peer to send to."""
+        return Peer(
+            name="node", ae_title="HILUM", host="127.0.0.1", port=self.port, roles=(Role.RECEIVE,)
+        )
+
+    def send(self, paths: Iterable[Path]) -> None:
+        """Send files over DICOM; every one must be answered with success."""
+        answers = send_instances(self.peer(), "SCANNER", list(paths), timeout_s=30)
+        wrong = [a for a in answers if a.outcome is not InstanceOutcome.SENT]
+        assert not wrong, wrong
+
+    def hilum(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of `hilum` with this node's configuration."""
+        return run_hilum(*arguments, "--config", str(self.config))
+
+    def cases(self) -> list[dict[str, Any]]:
+        """Return what `hilum cases list --json` prints."""
+        answer = self.hilum("cases", "list", "--json")
+        assert answer.returncode == 0, answer.stderr
+        found: list[dict[str, Any]] = json.loads(answer.stdout)
+        return found
+
+    def case(self) -> dict[str, Any]:
+        """Return what `hilum cases show --json` prints of the only case."""
+        (only,) = self.cases()
+        answer = self.hilum("cases", "show", only["case_id"], "--json")
+        assert answer.returncode == 0, answer.stderr
+        found: dict[str, Any] = json.loads(answer.stdout)
+        return found
+
+    def wait_for_state(self, *states: str, timeout_s: float = 120) -> dict[str, Any]:
+        """Wait until the only case is in one of the states, and return it."""
+
+        def reached() -> dict[str, Any] | None:
+            cases = self.cases()
+            return self.case() if cases and cases[0]["state"] in states else None
+
+        found: dict[str, Any] = wait_for(reached, timeout_s=timeout_s, what=" or ".join(states))
+        return found
+
+
+def run_hilum(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `hilum` in a process of its own, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "node", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def write_datasets(datasets: Iterable[Dataset], folder: Path) -> list[Path]:
+    """Write datasets as DICOM files and return their paths, in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, dataset in enumerate(datasets):
+        path = folder / f"{number:05}.dcm"
+        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+        paths.append(path)
+    return paths

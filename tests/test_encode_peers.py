@@ -1,0 +1,224 @@
+"""Outside judges on our objects: dciodvfy, DCMTK, plastimatch; and a real patient's attributes."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from pydicom import Dataset, dcmread
+
+from handlers.encode import Sources, encode_result_set
+from handlers.geometry import Geometry, RigidTransform
+from handlers.sampling import mask_from_roi
+from handlers.values import (
+    Case,
+    CaseResult,
+    Contour,
+    Image,
+    Mask,
+    Refinement,
+    Registration,
+    RegistrationStatus,
+    ResampledMr,
+    Roi,
+    StructureSet,
+    TargetResult,
+    TargetStatus,
+)
+from tests.encode_cases import (
+    AUTHORSHIP,
+    CT_FRAME,
+    MR_SERIES,
+    EncodeCase,
+    build_case,
+    bytes_of,
+    registration,
+)
+
+PeerProgram = Callable[[str], str]
+
+pytestmark = pytest.mark.peers
+
+
+def write(case: EncodeCase, folder: Path) -> list[Path]:
+    """Write a result set into a folder and return the files."""
+    paths = []
+    for name, ds in encode_result_set(case.result, case.sources, case.authorship):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes_of(ds))
+        paths.append(path)
+    return paths
+
+
+def output_of(*arguments: str | Path) -> str:
+    """Run a program and return all it printed."""
+    done = subprocess.run(
+        [str(a) for a in arguments], capture_output=True, timeout=120, check=False
+    )
+    return (done.stdout + done.stderr).decode("utf-8", "replace")
+
+
+def errors_of(dciodvfy: str, path: Path) -> set[str]:
+    """Return the lines in which dciodvfy calls something an error."""
+    return {line for line in output_of(dciodvfy, path).splitlines() if line.startswith("Error")}
+
+
+def all_abstained() -> EncodeCase:
+    """Return the case of which nothing came: a failed registration in the CT's own frame."""
+    case = build_case()
+    failed = registration(CT_FRAME, [MR_SERIES], RegistrationStatus.FAIL, ("No overlap.",))
+    return case.with_result(registrations=(failed,), resampled=(), targets=case.result.targets[1:])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [build_case, lambda: build_case(is_prone_oblique=True), all_abstained],
+    ids=["axial", "prone-oblique", "abstained"],
+)
+def test_dciodvfy_and_dcmdump_accept_every_object(
+    build: Callable[[], EncodeCase], tmp_path: Path, peer_program: PeerProgram
+) -> None:
+    """Peers 3.4: an IOD validator finds no error in what we send, DCMTK reads every byte."""
+    dciodvfy, dcmdump = peer_program("dciodvfy"), peer_program("dcmdump")
+    paths = write(build(), tmp_path)
+    kinds = [p for p in paths if p.parent == tmp_path or p.name in ("0001.dcm", "0010.dcm")]
+    for path in kinds:
+        assert errors_of(dciodvfy, path) == set(), path.name
+        assert subprocess.run([dcmdump, "-q", str(path)], capture_output=True).returncode == 0
+
+
+def test_dciodvfy_finds_an_error_when_there_is_one(
+    tmp_path: Path, peer_program: PeerProgram
+) -> None:
+    """The judge is awake: without a type 1 attribute it complains."""
+    for path in write(build_case(), tmp_path):
+        if path.name == "RTSTRUCT.dcm":
+            ds = dcmread(path)
+            del ds.StructureSetLabel
+            ds.save_as(path)
+            assert errors_of(peer_program("dciodvfy"), path)
+
+
+def test_dsrdump_renders_the_report(tmp_path: Path, peer_program: PeerProgram) -> None:
+    """DCMTK's SR parser, which checks relationships, reads the document to its end."""
+    paths = write(build_case(), tmp_path)
+    text = output_of(peer_program("dsrdump"), "+Pl", paths[-1])
+    assert "Dice similarity coefficient" in text
+    assert "The MR is 9 days old." in text
+    assert not [line for line in text.splitlines() if line.startswith(("E:", "F:"))]
+
+
+def test_plastimatch_finds_the_refined_volume_in_the_structure_set(
+    tmp_path: Path, peer_program: PeerProgram
+) -> None:
+    """C.2: the volume that another program makes of our contours is the mask's within 2 %."""
+    case = build_case()
+    paths = write(case, tmp_path)
+    grid = case.result.case.ct.geometry
+    # a grid four times finer in plane: what is measured is the polygon, not plastimatch's pixels
+    fixed = SimpleITK.Image(
+        grid.shape[2] * 4, grid.shape[1] * 4, grid.shape[0], SimpleITK.sitkInt16
+    )
+    slice_mm, row_mm, column_mm = grid.spacing_mm
+    fixed.SetSpacing((column_mm / 4, row_mm / 4, slice_mm))
+    origin = grid.points_from_indices([(0, -0.375, -0.375)])[0]
+    fixed.SetOrigin([float(x) for x in origin])
+    SimpleITK.WriteImage(fixed, str(tmp_path / "fixed.mha"))
+    structures = next(p for p in paths if p.name == "RTSTRUCT.dcm")
+    output_of(
+        *(peer_program("plastimatch"), "convert", "--input", structures),
+        *("--fixed", tmp_path / "fixed.mha"),
+        *("--output-prefix", tmp_path / "masks", "--prefix-format", "mha"),
+    )
+    image = SimpleITK.ReadImage(str(tmp_path / "masks" / "GTVn1_CT1MR1.mha"))
+    inside = np.count_nonzero(SimpleITK.GetArrayFromImage(image))
+    volume_cm3 = inside * float(np.prod(image.GetSpacing())) / 1000
+    refined = case.result.targets[0].refinement.refined
+    assert refined is not None
+    assert volume_cm3 == pytest.approx(refined.volume_cm3, rel=0.02)
+
+
+def real_case(folder: Path) -> EncodeCase:
+    """Return a case whose attributes are a patient's; what was computed is made up."""
+    ct, mr = (_slices(folder / which / "image") for which in ("CT", "MR_T1"))
+    source = dcmread(folder / "CT" / "mask" / "RS.dcm")
+    first, second = (np.array(ds.ImagePositionPatient, dtype=float) for ds in ct[:2])
+    matrix = np.eye(4)
+    matrix[:3, 0] = second - first
+    matrix[:3, 1] = np.array(ct[0].ImageOrientationPatient[3:], dtype=float) * ct[0].PixelSpacing[0]
+    matrix[:3, 2] = np.array(ct[0].ImageOrientationPatient[:3], dtype=float) * ct[0].PixelSpacing[1]
+    matrix[:3, 3] = first
+    grid = Geometry(ct[0].FrameOfReferenceUID, matrix, (len(ct), ct[0].Rows, ct[0].Columns))
+    contours = tuple(
+        Contour(np.array(item.ContourData, dtype=float).reshape(-1, 3))
+        for item in source.ROIContourSequence[0].ContourSequence
+        if int(item.NumberOfContourPoints) >= 3
+    )
+    roi = Roi(1, source.StructureSetROISequence[0].ROIName, "GTV", contours)
+    drawn = mask_from_roi(roi, grid)
+    refined = Mask(grid, drawn.inside & np.roll(drawn.inside, 2, axis=2))
+    series = str(mr[0].SeriesInstanceUID)
+    there = Registration(
+        ct_from_mr=RigidTransform(
+            np.eye(4), grid.frame_of_reference_uid, str(mr[0].FrameOfReferenceUID)
+        ),
+        status=RegistrationStatus.WARN,
+        reasons=("Same frame of reference.",),
+        uncertainty_mm=2.0,
+        quality={},
+        leading_series_uid=series,
+        series_uids=(series,),
+        centre_mm=(0.0, 0.0, 0.0),
+    )
+    voxels = np.tile(np.arange(grid.shape[2], dtype=np.float32), (*grid.shape[:2], 1))
+    image = Image(grid, voxels, "MR", series, str(mr[0].SeriesDescription))
+    target = TargetResult(
+        source_roi=roi,
+        drawn=drawn,
+        refinement=Refinement(TargetStatus.REFINED, refined, ("Shifted.",)),
+        refined_roi_name="GTV_CT1MR1",
+        metrics={"dsc": 0.9},
+        organ_distances_mm={},
+    )
+    structures = StructureSet(str(source.SOPInstanceUID), grid.frame_of_reference_uid, "", (roi,))
+    ct_image = Image(grid, np.zeros(grid.shape), "CT", str(ct[0].SeriesInstanceUID))
+    result = CaseResult(
+        case=Case(ct_image, structures, (image,)),
+        registrations=(there,),
+        resampled=(ResampledMr(image, Mask(grid, np.ones(grid.shape, dtype=bool)), there),),
+        targets=(target,),
+        findings=(),
+        timing_s={},
+    )
+    return EncodeCase(result, Sources(ct, source, {series: mr}), AUTHORSHIP)
+
+
+def _slices(folder: Path) -> tuple[Dataset, ...]:
+    datasets = [dcmread(path, stop_before_pixels=True) for path in folder.glob("*.dcm")]
+    return tuple(sorted(datasets, key=lambda ds: float(ds.ImagePositionPatient[2])))
+
+
+@pytest.mark.real_data
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
+def test_objects_of_a_real_patient_have_no_error_that_the_source_had_not(
+    real_data: Path, tmp_path: Path, peer_program: PeerProgram
+) -> None:
+    """Real attributes (STS_010, TCIA): what we add is clean; copied faults stay the source's."""
+    dciodvfy = peer_program("dciodvfy")
+    folder = real_data / "sarcoma-ct-mr" / "STS_010"
+    sources = (
+        folder / "CT" / "image" / "000000.dcm",
+        folder / "CT" / "mask" / "RS.dcm",
+        folder / "MR_T1" / "image" / "000000.dcm",
+    )
+    inherited = set().union(*(errors_of(dciodvfy, path) for path in sources))
+    for path in write(real_case(folder), tmp_path):
+        if path.parent == tmp_path or path.name == "0001.dcm":
+            assert errors_of(dciodvfy, path) <= inherited, path.name
+    source, ours = dcmread(sources[1]), dcmread(tmp_path / "RTSTRUCT.dcm")
+    for before, after in zip(source.ROIContourSequence, ours.ROIContourSequence, strict=False):
+        for old, new in zip(before.ContourSequence, after.ContourSequence, strict=True):
+            assert old.get_item("ContourData").value == new.get_item("ContourData").value

@@ -1,0 +1,252 @@
+"""Cases, revisions and deliveries in a real SQLite database."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from node.assembly import CaseProposal
+from node.index import Index
+from node.index.case_rows import IllegalMoveError, case_row, move_case
+from node.index.cases import CaseBook, RevisionKey
+from node.index.deliveries import DeliveryBook, DeliveryKey
+from node.index.states import TRANSITIONS, CaseState, DeliveryState
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+GIVE_UP = timedelta(hours=1)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    found = Index(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    found.create()
+    yield found
+    found.close()
+
+
+def proposal(
+    *,
+    case_id: str = "c1",
+    waiting_for: tuple[str, ...] = (),
+    rejection: str = "",
+    fingerprint: str = "f1",
+) -> CaseProposal:
+    return CaseProposal(
+        case_id=case_id,
+        protocol_name="liver",
+        ct_series_uid="1.2",
+        structure_set_uid="1.3",
+        mr_series_uids=("1.4",),
+        instances=(),
+        waiting_for=waiting_for,
+        rejection=rejection,
+        findings=(),
+        fingerprint=fingerprint,
+        next_look_at=None,
+    )
+
+
+def observe(cases: CaseBook, *proposals: CaseProposal, now: datetime = NOW) -> None:
+    cases.observe("patient", proposals, {p.case_id: '{"job": 1}' for p in proposals}, now)
+
+
+def state_of(cases: CaseBook, case_id: str = "c1") -> CaseState:
+    record = cases.case(case_id)
+    assert record is not None
+    return record.state
+
+
+def running(cases: CaseBook) -> RevisionKey:
+    observe(cases, proposal())
+    (key,) = cases.ready_revisions()
+    assert cases.begin(key, NOW) is not None
+    return key
+
+
+def delivering(cases: CaseBook, *peers: str) -> tuple[RevisionKey, list[DeliveryKey]]:
+    key = running(cases)
+    results = {"2.25.1": "results/a.dcm", "2.25.2": "results/b.dcm"}
+    cases.adopt(key, results, {"targets": []}, peers, GIVE_UP, NOW)
+    return key, [DeliveryKey(key.case_id, key.revision, peer, 1) for peer in peers]
+
+
+def test_every_pair_of_states_when_moved_obeys_the_table(index: Index) -> None:
+    """DESIGN 3: the table of allowed transitions is data, and nothing else is allowed."""
+    cases = CaseBook(index)
+    for number, (before, after) in enumerate(itertools.permutations(CaseState, 2)):
+        case_id = f"pair{number}"
+        observe(cases, proposal(case_id=case_id, waiting_for=("x",)))
+        with index.begin() as connection:
+            row = case_row(connection, case_id)
+            assert row is not None
+            forced = _Forced(row.case_id, before, "", row.revision)
+            if after in TRANSITIONS[before]:
+                move_case(connection, forced, after, "", NOW)
+            else:
+                with pytest.raises(IllegalMoveError):
+                    move_case(connection, forced, after, "", NOW)
+
+
+class _Forced:
+    """A row of the cases table in a state of the test's choice."""
+
+    def __init__(self, case_id: str, state: CaseState, reason: str, revision: int) -> None:
+        self.case_id = case_id
+        self.state = state
+        self.reason = reason
+        self.revision = revision
+
+
+def test_every_state_when_entered_has_an_exit() -> None:
+    """DESIGN 3: every state has an exit."""
+    assert all(TRANSITIONS[state] - {state} for state in CaseState)
+
+
+def test_case_when_waiting_tells_for_what(index: Index) -> None:
+    """Issue: what a waiting case waits for can be read off `hilum cases show`."""
+    cases = CaseBook(index)
+    observe(cases, proposal(waiting_for=("3 of 212 CT slices",)))
+    record = cases.case("c1")
+    assert record is not None
+    assert record.state is CaseState.WAITING
+    assert record.reason == "3 of 212 CT slices"
+
+
+def test_same_objects_when_observed_again_make_no_second_revision(index: Index) -> None:
+    """Observing twice is harmless."""
+    cases = CaseBook(index)
+    observe(cases, proposal())
+    observe(cases, proposal())
+    assert [key.revision for key in cases.ready_revisions()] == [1]
+
+
+def test_late_object_when_delivered_makes_the_next_revision(index: Index) -> None:
+    """DESIGN 2: objects that arrive later make revision n+1."""
+    cases = CaseBook(index)
+    key, _ = delivering(cases)
+    assert state_of(cases) is CaseState.DELIVERED
+    observe(cases, proposal(fingerprint="f2"))
+    (newer,) = cases.ready_revisions()
+    assert (key.revision, newer.revision) == (1, 2)
+
+
+def test_new_object_when_running_waits_for_the_end_of_the_run(index: Index) -> None:
+    """A run is never overtaken in the middle."""
+    cases = CaseBook(index)
+    key = running(cases)
+    observe(cases, proposal(fingerprint="f2"))
+    assert state_of(cases) is CaseState.RUNNING
+    cases.fail(key, "broken", NOW)
+    observe(cases, proposal(fingerprint="f2"))
+    assert state_of(cases) is CaseState.READY
+
+
+def test_begin_when_repeated_after_a_crash_gives_the_job_again(index: Index) -> None:
+    """Work begun is finished: a second begin of a running revision is a recovery."""
+    cases = CaseBook(index)
+    key = running(cases)
+    begun = cases.begin(key, NOW)
+    assert begun is not None
+    assert (json.loads(begun.job), begun.times) == ({"job": 1}, 2)
+
+
+def test_begin_when_settled_gives_nothing(index: Index) -> None:
+    """Work finished is not begun again, whatever the workflow engine repeats."""
+    cases = CaseBook(index)
+    key, _ = delivering(cases, "tps")
+    assert cases.begin(key, NOW) is None
+
+
+def test_adopt_when_repeated_owes_each_object_once(index: Index) -> None:
+    """A crash between adopting and recording that must not double a delivery."""
+    cases, deliveries = CaseBook(index), DeliveryBook(index)
+    key, (owed,) = delivering(cases, "tps")
+    cases.adopt(key, {"2.25.9": "results/c.dcm"}, {}, ("tps",), GIVE_UP, NOW)
+    assert deliveries.pending() == [owed]
+    remaining = deliveries.owed(owed)
+    assert remaining is not None
+    assert sorted(remaining[0]) == ["2.25.1", "2.25.2"]
+
+
+def test_owed_when_part_is_confirmed_leaves_the_rest(index: Index) -> None:
+    """What a peer confirmed is not sent again."""
+    cases, deliveries = CaseBook(index), DeliveryBook(index)
+    _, (key,) = delivering(cases, "tps")
+    deliveries.record_receipt(key, "2.25.1", "refused_transient", 0xA700, "full", NOW)
+    deliveries.record_receipt(key, "2.25.1", "sent", 0, "", NOW)
+    remaining = deliveries.owed(key)
+    assert remaining is not None
+    assert remaining[0] == {"2.25.2": "results/b.dcm"}
+
+
+def test_case_when_the_last_delivery_settles_is_delivered(index: Index) -> None:
+    """A case is delivered when every destination has everything."""
+    cases, deliveries = CaseBook(index), DeliveryBook(index)
+    _, (first, second) = delivering(cases, "pacs", "tps")
+    deliveries.settle(first, DeliveryState.DELIVERED, "", NOW)
+    assert state_of(cases) is CaseState.DELIVERING
+    deliveries.settle(second, DeliveryState.DELIVERED, "", NOW)
+    assert state_of(cases) is CaseState.DELIVERED
+
+
+def test_undelivered_case_when_reopened_sends_what_was_refused(index: Index) -> None:
+    """An operator can retry; what arrived stays confirmed."""
+    cases, deliveries = CaseBook(index), DeliveryBook(index)
+    _, (key,) = delivering(cases, "tps")
+    deliveries.record_receipt(key, "2.25.1", "sent", 0, "", NOW)
+    deliveries.record_receipt(key, "2.25.2", "refused_permanent", 0xA900, "mismatch", NOW)
+    assert deliveries.refusals(key) == ["mismatch"]
+    deliveries.settle(key, DeliveryState.UNDELIVERED, "mismatch", NOW)
+    record = cases.case("c1")
+    assert record is not None
+    assert (record.state, record.reason) == (CaseState.UNDELIVERED, "tps: mismatch")
+    deliveries.reopen("c1", GIVE_UP, NOW)
+    (again,) = deliveries.pending()
+    assert again.run == 2
+    remaining = deliveries.owed(again)
+    assert remaining is not None
+    assert list(remaining[0]) == ["2.25.2"]
+    assert deliveries.owed(key) is None, "the earlier run is over"
+
+
+def test_rejected_case_when_recomputed_is_a_new_run(index: Index) -> None:
+    """An operator can have a rejected case computed again; the same revision, another run."""
+    cases = CaseBook(index)
+    key = running(cases)
+    cases.reject(key, ["the CT has a gap", "no MR"], NOW)
+    record = cases.case("c1")
+    assert record is not None
+    assert (record.state, record.reason) == (CaseState.REJECTED, "the CT has a gap; no MR")
+    cases.recompute("c1", NOW)
+    assert cases.ready_revisions() == [RevisionKey("c1", 1, 2)]
+
+
+def test_delivered_case_when_retried_is_refused(index: Index) -> None:
+    """Nothing to retry is an error with its reason, not a silent success."""
+    cases = CaseBook(index)
+    delivering(cases)
+    with pytest.raises(IllegalMoveError, match="nothing to compute again"):
+        cases.recompute("c1", NOW)
+
+
+def test_abandoned_case_when_new_objects_come_revives(index: Index) -> None:
+    """Abandoning stops deliveries; only other objects begin again."""
+    cases, deliveries = CaseBook(index), DeliveryBook(index)
+    delivering(cases, "tps")
+    cases.abandon("c1", NOW)
+    assert deliveries.pending() == []
+    observe(cases, proposal())
+    assert state_of(cases) is CaseState.ABANDONED
+    observe(cases, proposal(fingerprint="f2"))
+    assert state_of(cases) is CaseState.READY
+
+
+def test_placeholder_when_no_longer_proposed_vanishes(index: Index) -> None:
+    """A CT without structure set is shown as waiting, until the structure set makes a case."""
+    cases = CaseBook(index)
+    observe(cases, proposal(case_id="ct-only", waiting_for=("no structure set",)))
+    observe(cases, proposal(case_id="real", waiting_for=("quiet period",)))
+    assert [record.case_id for record in cases.cases()] == ["real"]

@@ -1,0 +1,330 @@
+"""`hilum process` as a user runs it: good cases, and every bad input with its clear error."""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom import Dataset
+
+from node.phantom import PhantomOptions, PhantomStudy, make_study
+from tests.nodes import run_hilum, write_datasets
+
+Objects = dict[str, list[Dataset]]
+
+
+@pytest.fixture(scope="module")
+def study() -> PhantomStudy:
+    return make_study(PhantomOptions(seed=5, size="tiny"))
+
+
+@pytest.fixture
+def objects(study: PhantomStudy) -> Objects:
+    """Return copies that a test may spoil."""
+    found: Objects = {
+        "ct": list(copy.deepcopy(study.ct)),
+        "structures": [copy.deepcopy(study.structure_set)],
+    }
+    for contrast, series in study.mr.items():
+        found[f"mr_{contrast}"] = list(copy.deepcopy(series))
+    return found
+
+
+def write(objects: Objects, folder: Path) -> Path:
+    for name, datasets in objects.items():
+        write_datasets(datasets, folder / name)
+    return folder
+
+
+def target_number(objects: Objects) -> int:
+    (roi,) = (
+        r for r in objects["structures"][0].StructureSetROISequence if r.ROIName.startswith("GTV")
+    )
+    return int(roi.ROINumber)
+
+
+def target_contours(objects: Objects) -> Dataset:
+    number = target_number(objects)
+    (item,) = (
+        c for c in objects["structures"][0].ROIContourSequence if c.ReferencedROINumber == number
+    )
+    return item
+
+
+# --- ways to spoil a case ------------------------------------------------------------------------
+
+
+def without_structure_set(objects: Objects) -> None:
+    del objects["structures"]
+
+
+def without_mr(objects: Objects) -> None:
+    for name in [name for name in objects if name.startswith("mr_")]:
+        del objects[name]
+
+
+def with_a_gap(objects: Objects) -> None:
+    del objects["ct"][9:11]
+
+
+def with_no_matching_roi(objects: Objects) -> None:
+    for roi in objects["structures"][0].StructureSetROISequence:
+        roi.ROIName = roi.ROIName.replace("GTV", "Tumor")
+
+
+def with_an_empty_target(objects: Objects) -> None:
+    del target_contours(objects).ContourSequence
+
+
+def with_target_outside(objects: Objects) -> None:
+    for contour in target_contours(objects).ContourSequence:
+        data = [float(v) for v in contour.ContourData]
+        data[2::3] = [z + 500.0 for z in data[2::3]]
+        contour.ContourData = data
+
+
+def of_two_patients(objects: Objects) -> None:
+    structures = objects["structures"][0]
+    structures.PatientID = "SOMEBODY-ELSE"
+    structures.PatientName = "Else^Somebody"
+
+
+def with_truncated_ct(objects: Objects) -> None:
+    slice_ = objects["ct"][4]
+    slice_.PixelData = slice_.PixelData[: len(slice_.PixelData) // 2]
+
+
+def drawn_in_another_frame(objects: Objects) -> None:
+    structures = objects["structures"][0]
+    other = "2.25.12345"
+    for item in structures.get("ReferencedFrameOfReferenceSequence", []):
+        item.FrameOfReferenceUID = other
+    for roi in structures.StructureSetROISequence:
+        roi.ReferencedFrameOfReferenceUID = other
+    if "FrameOfReferenceUID" in structures:
+        structures.FrameOfReferenceUID = other
+
+
+def with_tilted_gantry(objects: Objects) -> None:
+    for number, slice_ in enumerate(objects["ct"]):
+        x, y, z = (float(v) for v in slice_.ImagePositionPatient)
+        slice_.ImagePositionPatient = [x, y + 1.5 * number, z]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (without_structure_set, "no structure set"),
+        (without_mr, "no MR"),
+        (with_a_gap, "gap|missing|spac"),
+        (with_no_matching_roi, "GTV"),
+        (with_an_empty_target, "no closed contour|no contour|empty"),
+        (with_target_outside, "outside|no CT slice|without"),
+        (of_two_patients, "patient"),
+        (with_truncated_ct, "pixel|truncated"),
+        (drawn_in_another_frame, "frame of reference"),
+        (with_tilted_gantry, "tilt|shear|parallel"),
+    ],
+)
+def test_case_when_unfit_is_refused_with_its_reason(
+    objects: Objects, tmp_path: Path, spoil: Callable[[Objects], None], told: str
+) -> None:
+    """Issue 2: bad inputs, each with a clear error; nothing written, no traceback, no identity."""
+    patient_id = str(objects["ct"][0].PatientID)
+    spoil(objects)
+    out = tmp_path / "out"
+    answer = run_hilum("process", str(write(objects, tmp_path / "in")), "--out", str(out))
+    said = answer.stdout + answer.stderr
+    assert answer.returncode == 1, said
+    assert re.search(told, said, flags=re.IGNORECASE), said
+    assert "Traceback" not in said
+    assert patient_id not in said
+    assert "SOMEBODY-ELSE" not in said
+    assert not out.exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".hilum")]
+
+
+# --- ways to burden a case that is still computed ------------------------------------------------
+
+
+def one_series_without_frame(objects: Objects) -> None:
+    for image in objects["mr_T2"]:
+        del image.FrameOfReferenceUID
+
+
+def one_contour_refers_to_an_absent_slice(objects: Objects) -> None:
+    image = target_contours(objects).ContourSequence[0].ContourImageSequence[0]
+    image.ReferencedSOPInstanceUID = "2.25.999"
+
+
+@pytest.mark.parametrize(
+    ("burden", "told"),
+    [
+        (one_series_without_frame, "frame of reference"),
+        (one_contour_refers_to_an_absent_slice, "refer|slice"),
+    ],
+)
+def test_case_when_burdened_is_computed_with_a_finding(
+    objects: Objects, tmp_path: Path, burden: Callable[[Objects], None], told: str
+) -> None:
+    """Issue 2: what can be handled is handled, and said."""
+    burden(objects)
+    document = computed(objects, tmp_path)
+    texts = [f["text"] for f in document["findings"]]
+    assert any(re.search(told, text, flags=re.IGNORECASE) for text in texts), texts
+
+
+def computed(objects: Objects, tmp_path: Path, *extra: str) -> dict[str, Any]:
+    out = tmp_path / "out"
+    answer = run_hilum("process", str(write(objects, tmp_path / "in")), "--out", str(out), *extra)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    document: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return document
+
+
+def test_foreign_files_when_given_too_do_not_matter(objects: Objects, tmp_path: Path) -> None:
+    """A text file and a plan among the objects change nothing."""
+    folder = write(objects, tmp_path / "in")
+    (folder / "notes.txt").write_text("not DICOM")
+    answer = run_hilum("process", str(folder), "--out", str(tmp_path / "out"))
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_result_set_when_written_has_the_fixed_names(
+    study: PhantomStudy, objects: Objects, tmp_path: Path
+) -> None:
+    """DESIGN 6: file names and keys are fixed, because others' scripts use them."""
+    document = computed(objects, tmp_path)
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} >= {
+        "metrics.json",
+        "RTSTRUCT.dcm",
+        "REG_1.dcm",
+        "SR.dcm",
+        "SEG.dcm",
+        *(f"MR_{n}" for n in range(1, len(study.mr) + 1)),
+    }
+    assert len(list((out / "MR_1").iterdir())) == len(study.ct)
+    assert set(document) >= {
+        "case",
+        "registrations",
+        "targets",
+        "dose",
+        "timing_s",
+        "findings",
+    }
+    (registration,) = document["registrations"]
+    assert registration["status"] in ("pass", "warn", "fail")
+    assert registration["frame_of_reference_uid"] == study.ct_from_mr.from_frame_uid
+    assert len(registration["translation_mm"]) == len(registration["rotation_deg"]) == 3
+    (target,) = document["targets"]
+    assert target["source_roi"] == "GTVn"
+    assert (target["refined_roi"] is None) == (target["status"] == "abstained")
+
+
+def test_output_folder_when_it_holds_other_things_is_left_alone(
+    objects: Objects, tmp_path: Path
+) -> None:
+    """Nothing of the user's is overwritten; an earlier result set is replaced whole."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    folder = write(objects, tmp_path / "in")
+    answer = run_hilum("process", str(folder), "--out", str(out))
+    assert answer.returncode == 1
+    assert "other files" in answer.stderr
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_time_limit_when_reached_ends_in_a_clear_error(objects: Objects, tmp_path: Path) -> None:
+    """Nothing hangs: computing that takes too long is stopped and said."""
+    config = tmp_path / "short.toml"
+    config.write_text(
+        '[node]\ncompute_timeout_s = 0.2\n[[protocol]]\nname = "p"\ntargets = ["GTV*"]\n'
+    )
+    folder = write(objects, tmp_path / "in")
+    answer = run_hilum(
+        "process", str(folder), "--out", str(tmp_path / "out"), "--config", str(config)
+    )
+    assert answer.returncode == 1
+    assert "longer than" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_memory_limit_when_reached_ends_in_a_clear_error(objects: Objects, tmp_path: Path) -> None:
+    """The child's memory is bounded, and the bound is named."""
+    config = tmp_path / "small.toml"
+    config.write_text(
+        '[node]\ncompute_memory_mib = 600\n[[protocol]]\nname = "p"\ntargets = ["GTV*"]\n'
+    )
+    folder = write(objects, tmp_path / "in")
+    answer = run_hilum(
+        "process", str(folder), "--out", str(tmp_path / "out"), "--config", str(config)
+    )
+    assert answer.returncode == 1, answer.stdout
+    assert "Traceback" not in answer.stderr
+    assert "memory" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["process", "nowhere", "--out", "x"], 1, "no such file"),
+        (["process", "nowhere"], 2, "--out"),
+        (["frobnicate"], 2, "No such command"),
+        (["echo", "nobody"], 1, "no peer"),
+        (["cases", "list", "--config", "absent.toml"], 2, "No such file"),
+    ],
+)
+def test_command_when_called_wrongly_says_so(arguments: list[str], code: int, told: str) -> None:
+    """DESIGN 6: exit 1 the thing failed, 2 wrong use; a sentence, no traceback."""
+    answer = run_hilum(*arguments)
+    assert answer.returncode == code, answer.stderr
+    assert told in answer.stderr + answer.stdout
+    assert "Traceback" not in answer.stderr
+
+
+def test_different_patients_when_identifiers_are_equal_get_no_contour(
+    real_data: Path, tmp_path: Path
+) -> None:
+    """Issue 2: pancreas-ct with liver-mr made one patient must abstain, with reasons."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    source = pydicom.dcmread(real_data / "pancreas-ct" / "RTSTRUCT.dcm")
+    names = [*(real_data / "pancreas-ct" / "CT").iterdir(), real_data / "pancreas-ct/RTSTRUCT.dcm"]
+    names += [*(real_data / "liver-mr").rglob("*.dcm")]
+    config = tmp_path / "own.toml"
+    config.write_text('[[protocol]]\nname = "p"\ntargets = ["Stomach*"]\nmr_window_days = 100000\n')
+    for number, path in enumerate(names):
+        dataset = pydicom.dcmread(path)
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
+            setattr(dataset, keyword, source.get(keyword, ""))
+        dataset.save_as(folder / f"{number:04}.dcm")
+    out = tmp_path / "out"
+    answer = run_hilum("process", str(folder), "--out", str(out), "--config", str(config))
+    assert answer.returncode == 0, answer.stderr
+    document = json.loads((out / "metrics.json").read_text())
+    assert all(r["status"] != "pass" for r in document["registrations"])
+    (target,) = document["targets"]
+    assert (target["status"], target["refined_roi"]) == ("abstained", None)
+    assert target["reasons"]
+
+
+def test_different_patients_when_given_together_are_never_joined(
+    real_data: Path, tmp_path: Path
+) -> None:
+    """Issue 2: pancreas-ct and liver-mr belong to different people."""
+    answer = run_hilum(
+        "process",
+        str(real_data / "pancreas-ct" / "CT"),
+        str(real_data / "pancreas-ct" / "RTSTRUCT.dcm"),
+        str(real_data / "liver-mr"),
+        "--out",
+        str(tmp_path / "out"),
+    )
+    assert answer.returncode == 1
+    assert not (tmp_path / "out").exists()
