@@ -228,7 +228,7 @@ def _surface(inside: npt.NDArray[np.bool_], spacing: Array, origin_mm: Array) ->
         np.maximum(field, CENTRE_CLEARANCE),
         np.minimum(field, -CENTRE_CLEARANCE),
     )
-    mesh = marching_cubes(field, 0.0, spacing=tuple(spacing))  # type: ignore[no-untyped-call]
+    mesh = marching_cubes(field, 0.0, spacing=tuple(spacing))
     corners, faces = mesh[:2]
     corners = corners.astype(np.float64) + origin_mm - _PAD_VOXELS * spacing
     triangles = corners[faces]

@@ -150,11 +150,10 @@ def _matches(roi: Roi, pattern: str) -> bool:
 def _drawn_mask(case: Case, roi: Roi) -> tuple[str, Mask | None]:
     if not roi.contours:
         return f"target ROI '{roi.name}' holds no closed contour", None
-    off_grid = sum(1 for c in roi.contours if not case.ct.geometry.contains(c.points).all())
-    if off_grid:
+    if roi.lost_contours:
         return (
-            f"target ROI '{roi.name}': {off_grid} of {len(roi.contours)} contours lie outside the "
-            "CT slices that were received",
+            f"target ROI '{roi.name}': {roi.lost_contours} of its contours lie on no CT slice that "
+            "was received, or are malformed",
             None,
         )
     mask = mask_from_roi(roi, case.ct.geometry)

@@ -108,12 +108,18 @@ class Contour:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Roi:
-    """A region of interest of a structure set; `contours` may be empty (not drawn, or a point)."""
+    """A region of interest of a structure set; `contours` may be empty (not drawn, or a point).
+
+    Attributes:
+        lost_contours: How many closed contours do not count in its voxels: on no slice of the CT,
+            not planar, or malformed. An ROI with any is not what was drawn.
+    """
 
     number: int
     name: str
     interpreted_type: str
     contours: tuple[Contour, ...]
+    lost_contours: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,6 +189,7 @@ class Registration:
         leading_series_uid: The MR series that was registered.
         series_uids: All MR series of that frame that this transform moves.
         centre_mm: Where `translation_mm` is told: centre of the targets, LPS mm in the CT frame.
+        notes: What a person may want to know beside the verdict, such as why this series led.
     """
 
     ct_from_mr: RigidTransform
@@ -193,6 +200,7 @@ class Registration:
     leading_series_uid: str
     series_uids: tuple[str, ...]
     centre_mm: tuple[float, float, float]
+    notes: tuple[str, ...] = ()
 
     @property
     def translation_mm(self) -> tuple[float, float, float]:

@@ -41,7 +41,11 @@ def case_job(
     settings = ComputeSettings(
         target_patterns=protocol.targets, max_outward_mm=protocol.max_outward_mm
     )
-    ct = [i for i in proposal.instances if i.header.series_instance_uid == proposal.ct_series_uid]
+    ct = [
+        i
+        for i in proposal.instances
+        if i.header.modality == "CT" and i.header.series_instance_uid == proposal.ct_series_uid
+    ]
     mr: dict[str, tuple[str, ...]] = {
         uid: tuple(i.path for i in proposal.instances if i.header.series_instance_uid == uid)
         for uid in proposal.mr_series_uids

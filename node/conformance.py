@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pydicom import uid
 from pydicom.uid import UID
 
-from handlers.encode.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.config import Config, Role
 from node.errors import (
     NodeError,
@@ -18,6 +17,17 @@ from node.errors import (
     UnfitObjectError,
     UnreadableObjectError,
 )
+
+MANUFACTURER = "Hilum"
+"""Manufacturer (0008,0070) of our own objects."""
+
+IMPLEMENTATION_CLASS_UID = UID("2.25.88954070868025054545243061283437047646")
+IMPLEMENTATION_VERSION_NAME = "HILUM"
+"""Who wrote a file (PS3.10 7.1) and who speaks on the network (PS3.7 D.3.3.2).
+
+These three repeat `handlers.encode.identity`, and a test compares them: to import them would bring
+the numerical libraries, 180 MB of them, into every process that only talks.
+"""
 
 VERIFICATION = UID("1.2.840.10008.1.1")
 """Verification SOP class (PS3.4 Annex A); pydicom has no name for it."""

@@ -100,7 +100,7 @@ class InstanceDelivery:
 class EchoResult:
     """A peer that answered C-ECHO; seconds from request to answer, association not included."""
 
-    round_trip_s: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +194,9 @@ def echo(peer: Peer, calling_ae: str, *, timeout_s: float) -> EchoResult:
         start_s = time.perf_counter()
         with opened.connection.cut_after(timeout_s + CLOSING_GRACE_S), suppress(RuntimeError):
             answer = opened.assoc.send_c_echo()
-            round_trip_s = time.perf_counter() - start_s
+            seconds = time.perf_counter() - start_s
             if "Status" in answer and answer.Status == Status.SUCCESS:
-                return EchoResult(round_trip_s)
+                return EchoResult(seconds)
             if "Status" in answer:
                 raise DeliveryError(
                     f"peer {peer.name} answers C-ECHO with status 0x{answer.Status:04X}",

@@ -14,8 +14,7 @@ from typing import Any
 from pydicom import uid
 from pydicom.uid import RE_VALID_UID
 
-from handlers.encode.identity import MANUFACTURER
-from node.conformance import MODALITY_OF
+from node.conformance import MANUFACTURER, MODALITY_OF
 from node.element_reader import (
     Attributes,
     Values,

@@ -23,7 +23,6 @@ from pynetdicom.association import Association
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import A_P_ABORT
 
-from handlers.encode.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node import conformance
 from node.config import Config, Peer, Role
 from node.element_reader import PREAMBLE_BYTES, PREFIX
@@ -47,7 +46,7 @@ CONGESTED = (2, 3, 1)
 SWEEP_S = 1.0
 """How often associations that ended without a word are looked for."""
 
-STOP_GRACE_S = 10.0
+WRITING_GRACE_S = 10.0
 """How long `stop` waits for each object that is being written."""
 
 ERROR_COMMENT_CHARACTERS = 64
@@ -107,7 +106,9 @@ class StoreScp:
         self._on_change = on_change
         self._node_run = node_run
         self._sessions: dict[Association, _Session] = {}
+        self._refusing = threading.Event()
         self._stopping = threading.Event()
+        self._ended = threading.Condition()
         self._ae = _application_entity(config)
         self._sweeper = threading.Thread(target=self._sweep, name="scp-sweep", daemon=True)
 
@@ -135,14 +136,23 @@ class StoreScp:
         LOGGER.info("scp.listening", extra={"host": node.host, "port": port})
         return port
 
-    def stop(self) -> None:
-        """Abort what is open, wait for what is being written, and listen no longer."""
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Reject new associations, then abort the open ones, and listen no longer.
+
+        Objects that are being written are finished.
+
+        Args:
+            grace_s: How long open associations may end by themselves.
+        """
+        self._refusing.set()
+        with self._ended:
+            self._ended.wait_for(lambda: not self._sessions, grace_s)
         self._stopping.set()
         self._ae.shutdown()
         for assoc in list(self._sessions):
-            assoc.join(STOP_GRACE_S)
+            assoc.join(WRITING_GRACE_S)
         if self._sweeper.is_alive():
-            self._sweeper.join(STOP_GRACE_S)
+            self._sweeper.join(WRITING_GRACE_S)
         for assoc in list(self._sessions):
             self._end(assoc, AssociationOutcome.NODE_STOPPED)
         LOGGER.info("scp.stopped")
@@ -166,7 +176,7 @@ class StoreScp:
         assoc, request = event.assoc, event.assoc.requestor.primitive
         calling_ae, address = request.calling_ae_title.strip(), assoc.requestor.address
         peer = self._config.peer_for(calling_ae, address)
-        if self._stopping.is_set():
+        if self._refusing.is_set():
             _reject(assoc, CONGESTED, "the node is stopping", calling_ae, address)
         elif request.called_ae_title.strip() != self._config.node.ae_title:
             _reject(assoc, CALLED_AE_UNKNOWN, "called AE title is not ours", calling_ae, address)
@@ -211,6 +221,8 @@ class StoreScp:
         session = self._sessions.pop(assoc, None)
         if session is None or not session.is_established:
             return
+        with self._ended:
+            self._ended.notify_all()
         try:
             if session.association_id is not None:
                 now = self._clock()
@@ -286,8 +298,8 @@ def _application_entity(config: Config) -> AE:
     ae = AE(config.node.ae_title)
     ae.maximum_associations = config.node.max_associations
     ae.maximum_pdu_size = conformance.MAX_PDU_BYTES
-    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.implementation_class_uid = conformance.IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = conformance.IMPLEMENTATION_VERSION_NAME
     ae.acse_timeout = config.node.network_timeout_s
     ae.dimse_timeout = config.node.network_timeout_s
     ae.network_timeout = config.node.network_timeout_s
@@ -332,8 +344,8 @@ def _file_header(header: InstanceHeader) -> bytes:
         sop_class_uid=UID(header.sop_class_uid),
         sop_instance_uid=UID(header.sop_instance_uid),
         transfer_syntax=UID(header.transfer_syntax_uid),
-        implementation_uid=UID(IMPLEMENTATION_CLASS_UID),
-        implementation_version=IMPLEMENTATION_VERSION_NAME,
+        implementation_uid=conformance.IMPLEMENTATION_CLASS_UID,
+        implementation_version=conformance.IMPLEMENTATION_VERSION_NAME,
     )
     return b"\0" * PREAMBLE_BYTES + PREFIX + encode_file_meta(meta)
 

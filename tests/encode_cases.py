@@ -9,6 +9,7 @@ import numpy as np
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
@@ -84,6 +85,19 @@ def texts_of(item: Dataset) -> list[str]:
     return texts
 
 
+def changed(ds: Dataset, character_sets: list[str] | None, name: str) -> Dataset:
+    """Return a copy with another character set and patient's name."""
+    copy = as_received(ds)
+    copy.decode()
+    copy.ReferringPhysicianName = ""
+    copy.PatientName = name
+    if character_sets is None:
+        del copy.SpecificCharacterSet
+    else:
+        copy.SpecificCharacterSet = character_sets
+    return copy
+
+
 def axes(*, is_prone_oblique: bool) -> np.ndarray:
     """Return row direction, column direction and normal as rows of a 3 x 3."""
     if not is_prone_oblique:
@@ -96,7 +110,7 @@ def axes(*, is_prone_oblique: bool) -> np.ndarray:
             [0, np.sin(angle), np.cos(angle)],
         ]
     )
-    return np.array([[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]]) @ tilt.T
+    return np.asarray(np.diag([-1.0, -1.0, 1.0]) @ tilt.T)
 
 
 def bytes_of(ds: Dataset) -> bytes:
@@ -110,7 +124,7 @@ def as_received(ds: Dataset, syntax: str = ExplicitVRLittleEndian) -> Dataset:
     """Return a dataset as it comes from a file: nothing of it parsed yet."""
     ds = ds.copy()
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     return dcmread(BytesIO(bytes_of(ds)))
 
 
@@ -271,82 +285,83 @@ def build_case(*, is_prone_oblique: bool = False) -> EncodeCase:
     position = "HFP" if is_prone_oblique else "HFS"
     ct = tuple(ct_dataset(i, directions, position) for i in range(SHAPE[0]))
     matrix = np.eye(4)
-    matrix[:3, 0] = directions[2] * SPACING_MM[0]
-    matrix[:3, 1] = directions[1] * SPACING_MM[1]
-    matrix[:3, 2] = directions[0] * SPACING_MM[2]
+    # slice, row and column index grow along the normal, the columns and the rows of the image
+    matrix[:3, :3] = directions[::-1].T * np.array(SPACING_MM)
     matrix[:3, 3] = [float(x) for x in ct[0].ImagePositionPatient]
     grid = Geometry(CT_FRAME, matrix, SHAPE)
-    centre = grid.points_from_indices([(7, 24, 18)])[0]
-    second = grid.points_from_indices([(3, 10, 30)])[0]
-    drawn, refined = ball(grid, centre, 10.0), ball(grid, centre, 8.0)
-    other = ball(grid, second, 5.0)
-    organ = ball(grid, grid.points_from_indices([(7, 42, 18)])[0], 6.0)
-    rois = {3: ("GTVn1", "GTV", drawn), 5: ("GTVp", "", other), 8: ("Größe_Darm", "ORGAN", organ)}
-    dataset = structure_set_dataset(rois, ct)
-    structures = StructureSet(
-        STRUCTURE_SET,
-        CT_FRAME,
-        "PLAN",
-        tuple(Roi(n, name, kind, contours_from_mask(m)) for n, (name, kind, m) in rois.items()),
+    gtv, lump, bowel = grid.points_from_indices([(7, 24, 18), (3, 10, 30), (7, 42, 18)])
+    drawn = {
+        3: ("GTVn1", "GTV", ball(grid, gtv, 10.0)),
+        5: ("GTVp", "", ball(grid, lump, 5.0)),
+        8: ("Größe_Darm", "ORGAN", ball(grid, bowel, 6.0)),
+    }
+    rois = tuple(Roi(n, name, kind, contours_from_mask(m)) for n, (name, kind, m) in drawn.items())
+    structures = StructureSet(STRUCTURE_SET, CT_FRAME, "PLAN", rois)
+    ct_image = Image(grid, np.zeros(SHAPE, dtype=np.float32), "CT", CT_SERIES)
+    resampled = resampled_mr(grid)
+    result = CaseResult(
+        case=Case(ct_image, structures, tuple(r.image for r in resampled)),
+        registrations=tuple(r.registration for r in resampled),
+        resampled=resampled,
+        targets=(
+            refined_target(rois[0], drawn[3][2], ball(grid, gtv, 8.0)),
+            abstained_target(rois[1], drawn[5][2]),
+        ),
+        findings=(Finding("mr.old", Severity.WARNING, "The MR is 9 days old.", {"age_days": 9.0}),),
+        timing_s={"registration": 1.5},
     )
-    generator = np.random.default_rng(1)
-    mr = [
-        Image(grid, generator.normal(300, 90, SHAPE), "MR", uid, description, contrast)
-        for uid, description, contrast in (
-            (MR_SERIES, "t1 vibe tra", "T1"),
-            (MR_SERIES_B, "t2 tse über alles, " * 6, "T2"),
-        )
-    ]
+    mr = {
+        MR_SERIES: tuple(mr_dataset(i) for i in range(3)),
+        MR_SERIES_B: (enhanced_mr_dataset(),),
+    }
+    return EncodeCase(result, Sources(ct, structure_set_dataset(drawn, ct), mr))
+
+
+def resampled_mr(grid: Geometry) -> tuple[ResampledMr, ...]:
+    """Return a T1 whose registration passed and a T2 that is to be checked, both with a margin."""
+    noise = np.random.default_rng(1).normal(300, 90, (2, *SHAPE)).astype(np.float32)
+    valid = np.zeros(SHAPE, dtype=bool)
+    valid[2:12, 5:45, 4:36] = True
     good = registration(MR_FRAME, [MR_SERIES], RegistrationStatus.PASS)
     doubtful = registration(
         MR_FRAME_B, [MR_SERIES_B], RegistrationStatus.WARN, ("Engines differ by 2.9 mm.",)
     )
-    valid = np.zeros(SHAPE, dtype=bool)
-    valid[2:12, 5:45, 4:36] = True
-    targets = (
-        TargetResult(
-            source_roi=structures.rois[0],
-            drawn=drawn,
-            refinement=Refinement(
-                TargetStatus.REFINED, refined, ("Border seen on T1.",), {"sharpness": 0.625}
-            ),
-            refined_roi_name="GTVn1_CT1MR1",
-            metrics={
-                "dsc": 0.7341234567890123,
-                "hd95_mm": 2.25,
-                "mean_surface_distance_mm": 1.875,
-                "centroid_shift_x_mm": -0.125,
-                "some_quite_long_new_figure_percent": 12.5,
-                "jaccard": float("nan"),
-            },
-            organ_distances_mm={"Größe_Darm": 4.75},
-        ),
-        TargetResult(
-            source_roi=structures.rois[1],
-            drawn=other,
-            refinement=Refinement(TargetStatus.ABSTAINED, None, (LONG_REASON,)),
-            refined_roi_name=None,
-            metrics={},
-            organ_distances_mm={"Größe_Darm": 21.5},
-        ),
+    t1 = Image(grid, noise[0], "MR", MR_SERIES, "t1 vibe tra", "T1")
+    t2 = Image(grid, noise[1], "MR", MR_SERIES_B, "t2 tse über alles, " * 6, "T2")
+    return (
+        ResampledMr(t1, Mask(grid, valid), good),
+        ResampledMr(t2, Mask(grid, valid), doubtful),
     )
-    result = CaseResult(
-        case=Case(Image(grid, np.zeros(SHAPE), "CT", CT_SERIES), structures, tuple(mr)),
-        registrations=(good, doubtful),
-        resampled=(
-            ResampledMr(mr[0], Mask(grid, valid), good),
-            ResampledMr(mr[1], Mask(grid, valid.copy()), doubtful),
+
+
+def refined_target(roi: Roi, drawn: Mask, refined: Mask) -> TargetResult:
+    """Return a refined target with known, unknown and infinite figures."""
+    return TargetResult(
+        source_roi=roi,
+        drawn=drawn,
+        refinement=Refinement(
+            TargetStatus.REFINED, refined, ("Border seen on T1.",), {"sharpness": 0.625}
         ),
-        targets=targets,
-        findings=(Finding("mr.old", Severity.WARNING, "The MR is 9 days old.", {"age_days": 9.0}),),
-        timing_s={"registration": 1.5},
-    )
-    sources = Sources(
-        ct=ct,
-        structure_set=dataset,
-        mr={
-            MR_SERIES: tuple(mr_dataset(i) for i in range(3)),
-            MR_SERIES_B: (enhanced_mr_dataset(),),
+        refined_roi_name="GTVn1_CT1MR1",
+        metrics={
+            "dsc": 0.7341234567890123,
+            "hd95_mm": 2.25,
+            "mean_surface_distance_mm": 1.875,
+            "centroid_shift_x_mm": -0.125,
+            "some_quite_long_new_figure_percent": 12.5,
+            "jaccard": float("nan"),
         },
+        organ_distances_mm={"Größe_Darm": 4.75},
     )
-    return EncodeCase(result, sources)
+
+
+def abstained_target(roi: Roi, drawn: Mask) -> TargetResult:
+    """Return a target that was left alone, for a long reason."""
+    return TargetResult(
+        source_roi=roi,
+        drawn=drawn,
+        refinement=Refinement(TargetStatus.ABSTAINED, None, (LONG_REASON,)),
+        refined_roi_name=None,
+        metrics={},
+        organ_distances_mm={"Größe_Darm": 21.5},
+    )

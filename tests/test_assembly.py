@@ -107,6 +107,17 @@ def test_case_is_rejected_when_two_ct_share_the_only_frame_that_is_named() -> No
     )
 
 
+def test_ct_with_most_listed_images_counts_when_no_series_is_named() -> None:
+    """One stray reference does not hide the planning CT; a draw is no answer."""
+    images_of_both = ("1.1.0", "1.1.1", "1.1.2", "1.1.3", "1.2.0")
+    held = [*ct(), *ct("1.2"), *mr()]
+    on_most = contours(referenced_series_uid="", referenced_sop_instance_uids=images_of_both)
+    assert check_only_case(held, on_most).ct_series_uid == "1.1"
+    on_both = contours(referenced_series_uid="", referenced_sop_instance_uids=images_of_both[3:])
+    rejection = "the structure set lists images of 2 series alike and names none"
+    check_only_case(held, on_both, rejection=rejection)
+
+
 def test_another_ct_of_the_frame_is_not_taken_when_the_named_one_is_missing() -> None:
     """A CBCT in the CT's frame does not stand in for the CT that has not arrived."""
     case = check_only_case(
@@ -166,6 +177,9 @@ def test_case_is_rejected_when_no_roi_is_a_target() -> None:
         rejection="no ROI is a target: the structure set has Bowel_sm_planCT, ROI; wanted is "
         "GTVn*, GTV*",
     )
+    protocols = (LIVER, Protocol(name="lung", targets=("GTV*", "PTV_lung")))
+    (case,) = look(contours(roi_names=names), protocols=protocols)
+    assert case.rejection.endswith("wanted is GTVn*, GTV*, PTV_lung")
     (case,) = look(contours(roi_names=tuple(f"R{i}" for i in range(25))))
     assert case.rejection.endswith("R19 and 5 more; wanted is GTVn*, GTV*")
     (case,) = look(contours(roi_names=()))
@@ -310,6 +324,12 @@ def test_localizers_within_a_series_are_left_out_with_a_finding() -> None:
     assert scout not in case.instances
 
 
+def test_ct_without_frame_does_not_wait_when_a_structure_set_names_it() -> None:
+    """The reference alone says that it has contours."""
+    bare: dict[str, Any] = {"frame_of_reference_uid": ""}
+    check_only_case(ct(**bare), mr(), contours(**bare))
+
+
 # Two patients
 
 
@@ -381,6 +401,8 @@ def test_plan_or_dose_is_left_out_with_a_finding_when_it_cannot_be_joined(
     objects: list[StoredInstance], code: str
 ) -> None:
     """A dose of an unknown plan, or another patient's plan, is not used silently."""
+    (case,) = look(contours(), objects)
+    assert [finding.code for finding in case.findings] == [code]
     check_only_case(ct(), mr(), contours(), objects, findings=[code], uids=[
         one.header.sop_instance_uid for one in [*ct(), *mr(), contours()]
     ])  # fmt: skip

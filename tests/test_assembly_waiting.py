@@ -71,7 +71,7 @@ def test_incomplete_ct_goes_on_with_a_warning_when_patience_has_ended(
     [
         ((0, 3, 6, 9), ""),
         ((0, 3, 6.01, 9), ""),
-        ((0, 3, 3, 6, 6, 9), ""),
+        ((0, 0, 3, 3, 6, 6, 9, 9), ""),
         ((0, 3, 7.4, 10.4), ""),
         ((0, 9), ""),
         ((-9, -6, 0, 3), "a gap: 6.0 mm between slice positions -6.0 and 0.0 mm"),
@@ -183,6 +183,8 @@ def test_case_without_mr_is_rejected_when_the_wait_has_ended_and_revives() -> No
     first = check_only_case(objects, waiting=waiting, next_look_s=end_s, at_s=end_s - 1)
     rejection = "no MR series of this patient arrived within 168 h"
     check_only_case(objects, rejection=rejection, at_s=end_s)
+    plan = linked("RTPLAN", "4.1", "3.1", at_s=end_s - 100)
+    check_only_case(objects, plan, rejection=rejection, at_s=end_s)
     late = check_only_case(objects, mr(at_s=end_s + 5), at_s=end_s + 65)
     assert late.case_id == first.case_id
     assert late.fingerprint != first.fingerprint
@@ -251,6 +253,15 @@ def test_fingerprint_follows_content_and_protocol_and_nothing_else() -> None:
         fingerprint(usual, stored("SR", "7.1")),
     ):
         assert same == first
+    one_way, other_way = (
+        fingerprint(
+            usual,
+            mr("2.2", series_description="T2"),
+            protocols=[LIVER.model_copy(update={"mr": patterns})],
+        )
+        for patterns in (("T2", "*"), ("", "*"))
+    )
+    assert one_way == other_way, "the order of preference is no content"
     others = [
         fingerprint(ct(), mr(), contours(sha256="other")),
         fingerprint(usual, mr("2.2")),

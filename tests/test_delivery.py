@@ -290,6 +290,27 @@ def test_send_splits_when_more_than_128_contexts_are_needed(tmp_path: Path) -> N
     assert [len(association.contexts) for association in seen] == [128, 12]
 
 
+def test_send_keeps_what_was_confirmed_when_a_later_association_is_rejected(
+    tmp_path: Path,
+) -> None:
+    """Nothing that the peer has confirmed is lost to an error; the rest is for the next attempt."""
+    classes = ALL_STORAGE_CLASSES[: MAX_CONTEXTS // 2 + 2]
+    paths = [
+        write_object(tmp_path / f"{at}", at + 1, sop_class=sop_class)
+        for at, sop_class in enumerate(classes)
+    ]
+    with StandInReceiver(tmp_path / "tps", "TPS") as receiver:
+
+        def reject_the_next(_: InstanceDelivery) -> None:
+            receiver.rejection = Rejection.CONGESTION
+
+        deliveries = send_instances(
+            peer_at(receiver.port), "HILUM", paths, timeout_s=5.0, on_result=reject_the_next
+        )
+    check_outcomes(deliveries, [SENT] * 64 + [NOT_ATTEMPTED] * 2)
+    assert "congested" in deliveries[-1].reason
+
+
 def test_send_stops_when_the_peer_aborts_in_the_middle(tmp_path: Path) -> None:
     """peers.md 19: what was confirmed stays, the rest waits, the association is not used again."""
     paths = write_objects(tmp_path, 4)
@@ -351,7 +372,7 @@ def test_send_and_echo_tell_rejections_apart(
         receiver.rejection = rejection
         check_error(peer_at(receiver.port), path, is_retryable=is_retryable, words=words, hint=hint)
         receiver.rejection = None
-        assert echo(peer_at(receiver.port), "HILUM", timeout_s=2.0).round_trip_s < 2.0
+        assert echo(peer_at(receiver.port), "HILUM", timeout_s=2.0).seconds < 2.0
 
 
 def test_send_and_echo_report_a_peer_that_is_away(tmp_path: Path) -> None:
@@ -424,6 +445,11 @@ def test_send_refuses_a_file_that_is_no_dicom(tmp_path: Path, content: bytes) ->
             )
         assert receiver.associations == ()
     assert MARK not in str(caught.value)
+
+
+def test_send_of_nothing_calls_nobody() -> None:
+    """An empty batch needs no association."""
+    assert send_instances(peer_at(unused_port()), "HILUM", [], timeout_s=1.0) == ()
 
 
 def test_send_refuses_a_file_that_is_gone(tmp_path: Path) -> None:

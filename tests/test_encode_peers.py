@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from handlers.values import (
     Image,
     Mask,
     Refinement,
-    Registration,
     RegistrationStatus,
     ResampledMr,
     Roi,
@@ -145,13 +145,7 @@ def real_case(folder: Path) -> EncodeCase:
     """Return a case whose attributes are a patient's; what was computed is made up."""
     ct, mr = (_slices(folder / which / "image") for which in ("CT", "MR_T1"))
     source = dcmread(folder / "CT" / "mask" / "RS.dcm")
-    first, second = (np.array(ds.ImagePositionPatient, dtype=float) for ds in ct[:2])
-    matrix = np.eye(4)
-    matrix[:3, 0] = second - first
-    matrix[:3, 1] = np.array(ct[0].ImageOrientationPatient[3:], dtype=float) * ct[0].PixelSpacing[0]
-    matrix[:3, 2] = np.array(ct[0].ImageOrientationPatient[:3], dtype=float) * ct[0].PixelSpacing[1]
-    matrix[:3, 3] = first
-    grid = Geometry(ct[0].FrameOfReferenceUID, matrix, (len(ct), ct[0].Rows, ct[0].Columns))
+    grid = _grid(ct)
     contours = tuple(
         Contour(np.array(item.ContourData, dtype=float).reshape(-1, 3))
         for item in source.ROIContourSequence[0].ContourSequence
@@ -159,41 +153,48 @@ def real_case(folder: Path) -> EncodeCase:
     )
     roi = Roi(1, source.StructureSetROISequence[0].ROIName, "GTV", contours)
     drawn = mask_from_roi(roi, grid)
-    refined = Mask(grid, drawn.inside & np.roll(drawn.inside, 2, axis=2))
-    series = str(mr[0].SeriesInstanceUID)
-    there = Registration(
-        ct_from_mr=RigidTransform(
-            np.eye(4), grid.frame_of_reference_uid, str(mr[0].FrameOfReferenceUID)
-        ),
-        status=RegistrationStatus.WARN,
-        reasons=("Same frame of reference.",),
-        uncertainty_mm=2.0,
-        quality={},
-        leading_series_uid=series,
-        series_uids=(series,),
-        centre_mm=(0.0, 0.0, 0.0),
-    )
-    voxels = np.tile(np.arange(grid.shape[2], dtype=np.float32), (*grid.shape[:2], 1))
-    image = Image(grid, voxels, "MR", series, str(mr[0].SeriesDescription))
     target = TargetResult(
         source_roi=roi,
         drawn=drawn,
-        refinement=Refinement(TargetStatus.REFINED, refined, ("Shifted.",)),
+        refinement=Refinement(
+            TargetStatus.REFINED,
+            Mask(grid, drawn.inside & np.roll(drawn.inside, 2, axis=2)),
+            ("Shifted.",),
+        ),
         refined_roi_name="GTV_CT1MR1",
         metrics={"dsc": 0.9},
         organ_distances_mm={},
     )
+    series = str(mr[0].SeriesInstanceUID)
+    frame = str(mr[0].FrameOfReferenceUID)
+    there = registration(frame, [series], RegistrationStatus.WARN, ("Same frame of reference.",))
+    matrix = RigidTransform(np.eye(4), grid.frame_of_reference_uid, frame)
+    there = replace(there, ct_from_mr=matrix)
+    voxels = np.tile(np.arange(grid.shape[2], dtype=np.float32), (*grid.shape[:2], 1))
+    image = Image(grid, voxels, "MR", series, str(mr[0].SeriesDescription))
     structures = StructureSet(str(source.SOPInstanceUID), grid.frame_of_reference_uid, "", (roi,))
-    ct_image = Image(grid, np.zeros(grid.shape), "CT", str(ct[0].SeriesInstanceUID))
+    ct_image = Image(grid, np.zeros_like(voxels), "CT", str(ct[0].SeriesInstanceUID))
+    everywhere = Mask(grid, np.ones(grid.shape, dtype=bool))
     result = CaseResult(
         case=Case(ct_image, structures, (image,)),
         registrations=(there,),
-        resampled=(ResampledMr(image, Mask(grid, np.ones(grid.shape, dtype=bool)), there),),
+        resampled=(ResampledMr(image, everywhere, there),),
         targets=(target,),
         findings=(),
         timing_s={},
     )
     return EncodeCase(result, Sources(ct, source, {series: mr}), AUTHORSHIP)
+
+
+def _grid(ct: tuple[Dataset, ...]) -> Geometry:
+    first, second = (np.array(ds.ImagePositionPatient, dtype=float) for ds in ct[:2])
+    rows, columns = np.array(ct[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    matrix = np.eye(4)
+    matrix[:3, 0] = second - first
+    matrix[:3, 1] = columns * float(ct[0].PixelSpacing[0])
+    matrix[:3, 2] = rows * float(ct[0].PixelSpacing[1])
+    matrix[:3, 3] = first
+    return Geometry(ct[0].FrameOfReferenceUID, matrix, (len(ct), ct[0].Rows, ct[0].Columns))
 
 
 def _slices(folder: Path) -> tuple[Dataset, ...]:
@@ -214,7 +215,12 @@ def test_objects_of_a_real_patient_have_no_error_that_the_source_had_not(
         folder / "CT" / "mask" / "RS.dcm",
         folder / "MR_T1" / "image" / "000000.dcm",
     )
-    inherited = set().union(*(errors_of(dciodvfy, path) for path in sources))
+    inherited = {
+        line
+        for line in errors_of(dciodvfy, sources[0])
+        # the study's own identifier is too long, and is copied all the same
+        if "Study ID" in line or "invalid data values for Value Representations" in line
+    }
     for path in write(real_case(folder), tmp_path):
         if path.parent == tmp_path or path.name == "0001.dcm":
             assert errors_of(dciodvfy, path) <= inherited, path.name

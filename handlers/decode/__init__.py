@@ -49,15 +49,12 @@ class DecodedCase:
             once for each frame).
         mr: Likewise for each MR series that was accepted, by Series Instance UID.
         structure_set: As received.
-        lost_contours: How many closed contours of an ROI do not count in its voxels, by ROI number;
-            a target that is listed here is not what was drawn.
     """
 
     case: Case
     ct: tuple[Dataset, ...]
     mr: Mapping[str, tuple[Dataset, ...]]
     structure_set: Dataset
-    lost_contours: Mapping[int, int]
 
 
 def decode_case(datasets: CaseDatasets) -> DecodedCase:
@@ -100,9 +97,7 @@ def decode_case(datasets: CaseDatasets) -> DecodedCase:
         (*found, *mr_findings, *dose_findings),
     )
     sorted_mr = {uid: series.datasets for uid, series in mr.items()}
-    return DecodedCase(
-        case, ct.datasets, sorted_mr, datasets.structure_set, structures.lost_contours
-    )
+    return DecodedCase(case, ct.datasets, sorted_mr, datasets.structure_set)
 
 
 def _patients(datasets: Sequence[Dataset]) -> frozenset[str]:

@@ -88,8 +88,8 @@ def planes_of_series(
     total = 0
     for ds in datasets:
         frames = len(items_of(ds, "PerFrameFunctionalGroupsSequence"))
-        if not frames and (number_of(ds, "NumberOfFrames") or 1) > 1:
-            flaws["is multi-frame without functional groups"] += 1
+        if (number_of(ds, "NumberOfFrames") or 1) != max(frames, 1):
+            flaws["the functional groups do not describe each frame"] += 1
         for frame in range(frames) if frames else (None,):
             total += 1
             plane, missing = _plane(ds, frame, kind)

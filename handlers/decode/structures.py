@@ -7,7 +7,7 @@ Read first: DICOM PS3.3 C.8.8.5 and C.8.8.6 (Structure Set, ROI Contour).
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pydicom import Dataset
@@ -36,16 +36,9 @@ CLOSEDPLANAR_XOR = "CLOSEDPLANAR_XOR"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedStructures:
-    """A structure set and what was found; `structure_set` is None if a finding is a failure.
-
-    Attributes:
-        lost_contours: How many closed contours of an ROI do not count in its voxels, by ROI number:
-            without a CT slice, not parallel to the slices, not planar, malformed. ROIs that lose
-            none are not listed.
-    """
+    """A structure set and what was found; `structure_set` is None if a finding is a failure."""
 
     structure_set: StructureSet | None
-    lost_contours: Mapping[int, int]
     findings: tuple[Finding, ...]
 
 
@@ -93,7 +86,7 @@ def decode_structures(
         number_of(item, "ReferencedROINumber"): text_of(item, "RTROIInterpretedType")
         for item in items_of(ds, "RTROIObservationsSequence")
     }
-    rois, lost = [], {}
+    rois: list[Roi] = []
     for entry in entries:
         number = int(number_of(entry, "ROINumber") or 0)
         read = _read_contours(contour_items.get(number, ()))
@@ -103,20 +96,18 @@ def decode_structures(
         placed, lost_here = _tell_placed(roi, ct, slice_of_instance)
         found += placed
         lost_here += sum(read.flaws[flaw] for flaw in ("malformed", "not_planar"))
-        if lost_here:
-            lost[number] = lost_here
-        rois.append(roi)
+        rois.append(replace(roi, lost_contours=lost_here))
     if not any(roi.contours for roi in rois):
         text = "Structure set: no ROI has a closed contour; draw the target and send it again"
         found.append(failure("structures.nothing_drawn", text))
-        return DecodedStructures(None, lost, tuple(found))
+        return DecodedStructures(None, tuple(found))
     structure_set = StructureSet(
         text_of(ds, "SOPInstanceUID"),
         ct.frame_of_reference_uid,
         text_of(ds, "StructureSetLabel"),
         tuple(rois),
     )
-    return DecodedStructures(structure_set, lost, tuple(found))
+    return DecodedStructures(structure_set, tuple(found))
 
 
 def _check_entries(entries: Sequence[Dataset]) -> list[Finding]:
@@ -164,7 +155,12 @@ def _check_frames(
     contour_items: Mapping[int, Sequence[Dataset]],
     ct_frame_uid: str,
 ) -> list[Finding]:
-    """Return a failure for each frame of reference in which ROIs are drawn, but the CT's."""
+    """Return a finding for each frame of reference in which ROIs are drawn, but the CT's.
+
+    Where the structure set as a whole names the CT's frame alone, an ROI of its own mind is a slip of
+    the sender (real exports have it): a warning, since contours that lie on no slice of the CT are
+    told apart by their geometry anyway.
+    """
     listed = {
         text_of(item, "FrameOfReferenceUID")
         for item in items_of(ds, "ReferencedFrameOfReferenceSequence")
@@ -182,6 +178,14 @@ def _check_frames(
         if not frame:
             text = f"Structure set: the frame of reference of {listing} is not given"
             found.append(failure("structures.no_frame_of_reference", text, count=len(names)))
+            continue
+        if listed == {ct_frame_uid}:
+            text = (
+                f"Structure set: it contradicts itself: {listing} name the frame of reference "
+                f"{tail(frame)}, the structure set as a whole that of the planning CT "
+                f"({tail(ct_frame_uid)}); the latter was believed: check where the contours lie"
+            )
+            found.append(warning("structures.contradiction", text, count=len(names)))
             continue
         text = (
             f"Structure set: {listing} were drawn in the frame of reference {tail(frame)}, not in "

@@ -91,6 +91,8 @@ def _problems(result: CaseResult, sources: Sources, authorship: Authorship) -> l
     problems = []
     if authorship.created.tzinfo is None:
         problems.append("the time of creation has no time zone")
+    if not authorship.uid_seed or not authorship.software_version:
+        problems.append("UIDs need a seed and equipment a software version")
     slices = result.case.ct.geometry.shape[0]
     if len(sources.ct) != slices:
         problems.append(f"{len(sources.ct)} CT datasets for {slices} slices")

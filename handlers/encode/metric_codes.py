@@ -7,6 +7,7 @@ computed is left out of a report for want of a code.
 Read first: DICOM PS3.3 8.8 (code sequence macro), PS3.16 8.2 (private coding schemes).
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,10 +15,13 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from handlers.encode.identity import MANUFACTURER, derive_uid
-from handlers.encode.text import LO_LENGTH, legal_text
+from handlers.encode.text import LO_LENGTH, LT_LENGTH, SH_LENGTH, legal_text
 
 SCHEME = "99HILUM"
 """Coding Scheme Designator of our private codes: begins with 99, at most 16 characters."""
+
+DIGEST_LENGTH = 6
+"""Digits by which code values are told apart that had to be cut."""
 
 SCHEME_NAME = "Hilum private codes"
 SCHEME_UID = derive_uid(MANUFACTURER, "coding scheme")
@@ -85,9 +89,21 @@ def metric_code(key: str) -> MetricCode:
     """
     value, meaning = MEANINGS.get(key, ("", ""))
     if not value:
-        value = legal_text(key, LO_LENGTH, []).upper().replace(" ", "_")
+        value = _short_value(legal_text(key, LT_LENGTH, []).upper().replace(" ", "_"))
         meaning = legal_text(key.replace("_", " "), LO_LENGTH, [])
     return MetricCode(Code(value, SCHEME, meaning), unit_of(key))
+
+
+def _short_value(name: str) -> str:
+    """Return a code value for Code Value (0008,0100), cut and marked by a digest if too long.
+
+    Long Code Value would hold it whole, but readers of groups that hold one fall over it
+    (highdicom 0.28: `referenced_segment`).
+    """
+    if len(name) <= SH_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:DIGEST_LENGTH].upper()
+    return f"{name[: SH_LENGTH - DIGEST_LENGTH - 1]}_{digest}"
 
 
 def unit_of(key: str) -> Code:

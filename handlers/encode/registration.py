@@ -30,8 +30,11 @@ from handlers.values import Registration, RegistrationStatus
 ROLE = "REG"
 """Role of these objects in a result set: gives their UIDs."""
 
-LABEL = "CTMR_RIGID"
-LABEL_FAILED = "CTMR_FAILED"
+LABELS = {
+    RegistrationStatus.PASS: "CTMR_RIGID",
+    RegistrationStatus.WARN: "CTMR_RIGID",
+    RegistrationStatus.FAIL: "CTMR_FAILED",
+}
 """Content Labels (0070,0080): what a person meets first in a list."""
 
 ORTHONORMALITY_TOLERANCE = 1e-6
@@ -61,10 +64,9 @@ def encode_registration(result_set: ResultSet, index: int) -> Dataset:
         series_number=SERIES_NUMBER_REG + index + 1,
         series_description=verdict,
     )
-    has_failed = registration.status is RegistrationStatus.FAIL
     result_set.add_frame_of_reference(ds)
     result_set.add_body_part(ds)
-    ds.ContentLabel = LABEL_FAILED if has_failed else LABEL
+    ds.ContentLabel = LABELS[registration.status]
     ds.ContentDescription = verdict
     ds.ContentCreatorName = CREATOR_NAME
     ct_references = result_set.ct_references()

@@ -90,13 +90,11 @@ def encode_structure_set(result_set: ResultSet) -> Dataset:
         setattr(ds, keyword, ItemSequence(originals))
     _choose_character_set(ds, source)
     _require_new_names(source, targets)
-    numbers = [int(item.ROINumber) for item in source.get("StructureSetROISequence", None) or ()]
-    observations = [
-        int(item.get("ObservationNumber", 0) or 0) for item in ds.RTROIObservationsSequence
-    ]
+    numbers = [_number(item, "ROINumber") for item in ds.StructureSetROISequence]
+    observations = [_number(item, "ObservationNumber") for item in ds.RTROIObservationsSequence]
     for index, target in enumerate(targets):
-        number = max(numbers, default=0) + 1 + index
-        observation = max(observations, default=0) + 1 + index
+        number = max([0, *numbers]) + 1 + index
+        observation = max([0, *observations]) + 1 + index
         ds.StructureSetROISequence.append(_roi_item(result_set, target, number))
         contour_item = _contour_item(result_set, target, number)
         contour_item.ROIDisplayColor = list(COLORS[index % len(COLORS)])
@@ -266,7 +264,7 @@ def _observation_item(
     item.RTROIInterpretedType = target.source_roi.interpreted_type
     item.ROIInterpreter = None
     for original in source.get("RTROIObservationsSequence", None) or ():
-        if int(original.get("ReferencedROINumber", -1)) == target.source_roi.number:
+        if _number(original, "ReferencedROINumber") == target.source_roi.number:
             if original.get("RTROIInterpretedType"):
                 item.RTROIInterpretedType = original.RTROIInterpretedType
             codes = original.get("RTROIIdentificationCodeSequence", None)
@@ -274,6 +272,12 @@ def _observation_item(
                 item.RTROIIdentificationCodeSequence = ItemSequence([c.copy() for c in codes])
             break
     return item
+
+
+def _number(item: Dataset, keyword: str) -> int:
+    """Return a number of an original item, -1 if it has none: its faults are not ours to judge."""
+    value = item.get(keyword, None)
+    return int(value) if isinstance(value, int) else -1
 
 
 def _choose_character_set(ds: Dataset, source: Dataset) -> None:

@@ -230,14 +230,9 @@ def _target_group(
         method=VOLUME_METHOD,
     )
     measurements, unmeasured = _measurements(figures)
-    for organ, value in distances_mm.items():
-        tracking = hd.sr.TrackingIdentifier(
-            uid=result_set.uid(f"organ distance {uid} {organ}"),
-            identifier=result_set.text(organ, LO_LENGTH) or "unnamed",
-        )
-        more, missing = _measurements({"organ_distance_mm": value}, tracking=tracking, about=organ)
-        measurements += more
-        unmeasured += missing
+    more, missing = _organ_distances(result_set, uid, distances_mm)
+    measurements += more
+    unmeasured += missing
     arguments: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
             uid=uid, identifier=result_set.text(name, LO_LENGTH) or "unnamed"
@@ -257,6 +252,22 @@ def _target_group(
         )
     _append_texts(result_set, group, [*texts, *((COMMENT, text) for text in unmeasured)])
     return group
+
+
+def _organ_distances(
+    result_set: ResultSet, uid: str, distances_mm: Mapping[str, float]
+) -> tuple[list[Any], list[str]]:
+    """Return distances from a target as measurements that are tracked by the organ's name."""
+    measurements, unmeasured = [], []
+    for organ, value in distances_mm.items():
+        tracking = hd.sr.TrackingIdentifier(
+            uid=result_set.uid(f"organ distance {uid} {organ}"),
+            identifier=result_set.text(organ, LO_LENGTH) or "unnamed",
+        )
+        more, missing = _measurements({"organ_distance_mm": value}, tracking=tracking, about=organ)
+        measurements += more
+        unmeasured += missing
+    return measurements, unmeasured
 
 
 def _referenced_segment(result_set: ResultSet, segment: Segment) -> Any:

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from pydicom import Dataset
-from pydicom.charset import python_encoding
+from pydicom.charset import default_encoding, python_encoding
 
 LO_LENGTH = 64
 """Longest value of VR LO and PN component group, in characters (PS3.5 6.2)."""
@@ -37,8 +37,12 @@ def is_writable(text: str, character_sets: Sequence[str]) -> bool:
         return True
     if len(character_sets) != 1 or not character_sets[0]:
         return False
+    codec = python_encoding.get(character_sets[0], default_encoding)
+    if codec == default_encoding:
+        # pydicom reads the default repertoire as Latin 1, but it is ASCII
+        return False
     try:
-        text.encode(python_encoding.get(character_sets[0], "ascii"))
+        text.encode(codec)
     except UnicodeEncodeError:
         return False
     return True

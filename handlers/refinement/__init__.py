@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from handlers.errors import EmptyStructureError, GeometryMismatchError
 from handlers.refinement.evidence import (
@@ -71,15 +72,15 @@ def refine(
         raise EmptyStructureError("a target without any voxel cannot be refined")
     region = make_region(target, organs, settings)
     numbers = {"drawn_cm3": target.volume_cm3}
-    reasons = _too_small(region, settings)
-    if not mr:
-        reasons.append("no MR series was given")
-    if reasons:
-        return _abstain(reasons, numbers)
     evidence = gather(region, ct, mr, settings)
     numbers |= {"series_given": len(mr), "series_used": len(evidence.channels)}
+    reasons = _too_small(region, settings)
+    if not mr:
+        return _abstain([*reasons, "no MR series was given"], numbers)
     if len(evidence.kinds) < settings.min_contrasts:
-        return _without_mr(target, region, evidence, numbers, settings)
+        return _without_mr(target, region, evidence, reasons, numbers, settings)
+    if reasons:
+        return _abstain([*reasons, *evidence.faults], numbers)
     return _with_mr(target, region, ct, evidence, numbers, settings)
 
 
@@ -118,24 +119,29 @@ def _without_mr(
     target: Mask,
     region: Region,
     evidence: Evidence,
+    too_small: Sequence[str],
     numbers: dict[str, float],
     settings: RefinementSettings,
 ) -> Refinement:
     """Answer where fewer than two kinds of contrast can be used."""
     have = ", ".join(evidence.kinds) or "none"
     reasons = [
+        *too_small,
         f"fewer than {settings.min_contrasts} kinds of MR contrast can be used ({have}): "
-        "the MR moves no contour"
+        "the MR moves no contour",
     ]
     if evidence.unknown:
         reasons.append(f"{evidence.unknown} MR series do not tell their contrast")
     reasons += evidence.faults
-    if evidence.faults:
+    if evidence.faults or too_small:
         return _abstain(reasons, numbers)
     if not region.removed.any():
         reasons.append("the target overlaps no contoured vessel, duct or hollow organ")
         return _abstain(reasons, numbers)
     remaining = tidy(region.drawn & ~region.removed, region, settings)
+    if not remaining.any():
+        reasons.append(f"{', '.join(region.removed_names)} cover the whole target")
+        return _abstain(reasons, numbers)
     reasons.append(f"only its overlap with {', '.join(region.removed_names)} was removed")
     return _answer(target, region, remaining, reasons, numbers, settings)
 
@@ -153,6 +159,12 @@ def _with_mr(
         return _abstain([reason], numbers)
     places = background_places(region, ct, settings)
     told_apart = separation(_stack(evidence.channels), region, places, evidence.valid, settings)
+    if told_apart is None:
+        reason = (
+            f"the target's core has only {int(region.core.sum())} voxels: too small for the "
+            "resolution to prove that the MR tells it from its surroundings"
+        )
+        return _abstain([reason, *evidence.faults], numbers)
     numbers["separation"] = told_apart
     if told_apart < settings.min_separation:
         reason = (
@@ -174,6 +186,7 @@ def _with_mr(
     settled = _beyond_uncertainty(likely, region, uncertainty_mm)
     inside = tidy((settled & region.allowed) | region.core, region, settings)
     reasons = [f"used: {', '.join(c.name for c in evidence.channels)} and the CT"]
+    reasons += [f"the target lies within {name}, which bars nothing" for name in region.context]
     if region.removed_names:
         reasons.append(f"the overlap with {', '.join(region.removed_names)} was removed")
     return _answer(target, region, inside, [*reasons, *evidence.faults], numbers, settings)
@@ -189,8 +202,6 @@ def _beyond_uncertainty(likely: Bools, region: Region, uncertainty_mm: float) ->
     A change stands where it reaches farther from the drawn contour than the uncertainty, and within
     twice the uncertainty of such a place, so that it joins the drawn contour without a step.
     """
-    from scipy import ndimage
-
     changed = likely ^ region.drawn
     far = changed & (np.abs(region.distance_mm) > uncertainty_mm)
     if not far.any():
@@ -209,12 +220,11 @@ def _answer(
     settings: RefinementSettings,
 ) -> Refinement:
     """Return the refinement, or an abstention if it is implausible or changes nothing."""
-    drawn = np.count_nonzero(region.drawn)
-    ratio = np.count_nonzero(inside) / drawn
+    ratio = int(inside.sum()) / int(region.drawn.sum())
     numbers |= {
-        "refined_cm3": np.count_nonzero(inside) * region.voxel_cm3,
-        "removed_cm3": np.count_nonzero(region.drawn & ~inside) * region.voxel_cm3,
-        "added_cm3": np.count_nonzero(inside & ~region.drawn) * region.voxel_cm3,
+        "refined_cm3": int(inside.sum()) * region.voxel_cm3,
+        "removed_cm3": int((region.drawn & ~inside).sum()) * region.voxel_cm3,
+        "added_cm3": int((inside & ~region.drawn).sum()) * region.voxel_cm3,
         "volume_ratio": ratio,
     }
     if not settings.min_volume_ratio <= ratio <= settings.max_volume_ratio:
@@ -227,6 +237,4 @@ def _answer(
         return _abstain(["nothing differs from the drawn contour", *reasons], numbers)
     full = np.zeros(target.geometry.shape, dtype=bool)
     full[region.block] = inside
-    return Refinement(
-        TargetStatus.REFINED, Mask(target.geometry, full), tuple(reasons), numbers
-    )
+    return Refinement(TargetStatus.REFINED, Mask(target.geometry, full), tuple(reasons), numbers)

@@ -11,16 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
+from handlers.refinement.settings import RefinementSettings
+
 Array = npt.NDArray[np.float64]
 
 FIT_ROUNDS = 12
 """Rounds of reweighting, of clustering: both have settled by then."""
 
-MIN_SPREAD = 0.1
-"""Smallest standard deviation of a class in a channel; channels are scaled to about 1."""
-
 SHRINKAGE_VOXELS = 10.0
 """As many voxels' worth of belief that channels do not go together, and spread as usual."""
+
+SAMPLE_LIMIT = 4000
+"""Of larger classes every n-th voxel is taken: bounds the time, hardly moves a mean."""
 
 SECOND_MODE_SHARE = 0.25
 """A second mode of the target (necrosis in its core, say) needs this part of the core."""
@@ -46,51 +48,59 @@ class StudentT:
         return np.asarray((offset * np.linalg.solve(self.scale, offset.T).T).sum(axis=1))
 
 
-def fit_student_t(samples: Array, degrees_of_freedom: float) -> StudentT:
+def fit_student_t(samples: Array, settings: RefinementSettings) -> StudentT:
     """Return the t distribution of samples (n, d), n >= 1, fitted by reweighting."""
+    samples = thinned(samples)
     n, d = samples.shape
-    nu = degrees_of_freedom
+    nu = settings.degrees_of_freedom
+    least = settings.class_spread**2
     mean = np.median(samples, axis=0)
     fitted = StudentT(mean, np.eye(d), nu)
-    usual = np.maximum(samples.var(axis=0), MIN_SPREAD**2)
+    usual = np.maximum(samples.var(axis=0), least)
     for _ in range(FIT_ROUNDS):
         weights = (nu + d) / (nu + fitted._squared(samples))
         mean = weights @ samples / weights.sum()
         offset = samples - mean
         scatter = (weights[:, None] * offset).T @ offset
         scale = (scatter + SHRINKAGE_VOXELS * np.diag(usual)) / (n + SHRINKAGE_VOXELS)
-        scale[np.diag_indices(d)] = np.maximum(scale.diagonal(), MIN_SPREAD**2)
+        scale[np.diag_indices(d)] = np.maximum(scale.diagonal(), least)
         fitted = StudentT(mean, scale, nu)
     return fitted
 
 
+def thinned(samples: Array) -> Array:
+    """Return at most `SAMPLE_LIMIT` of the samples (n, d), evenly spread over their order."""
+    return samples[:: -(-len(samples) // SAMPLE_LIMIT) or 1]
+
+
 def clusters(samples: Array, count: int) -> npt.NDArray[np.int64]:
-    """Return a cluster number (n,) for samples (n, d): k-means, begun along the widest direction."""
-    count = max(1, min(count, len(samples)))
-    centred = samples - samples.mean(axis=0)
-    direction = np.linalg.svd(centred, full_matrices=False)[2][0]
-    along = centred @ direction
+    """Return a cluster number (n,) for samples (n, d): k-means, begun along the widest axis."""
+    seen = thinned(samples)
+    centred = seen - seen.mean(axis=0)
+    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
     cuts = np.quantile(along, np.linspace(0, 1, count + 1)[1:-1])
     numbers = np.searchsorted(cuts, along)
     for _ in range(FIT_ROUNDS):
-        present = np.unique(numbers)
-        centres = np.stack([samples[numbers == k].mean(axis=0) for k in present])
-        apart = ((samples[:, None, :] - centres[None]) ** 2).sum(axis=2)
-        numbers = np.argmin(apart, axis=1)
-    return np.asarray(numbers, dtype=np.int64)
+        centres = np.stack([seen[numbers == k].mean(axis=0) for k in np.unique(numbers)])
+        numbers = _nearest(seen, centres)
+    return _nearest(samples, centres)
 
 
-def fit_target(samples: Array, degrees_of_freedom: float) -> tuple[StudentT, ...]:
+def _nearest(samples: Array, centres: Array) -> npt.NDArray[np.int64]:
+    apart = np.stack([((samples - centre) ** 2).sum(axis=1) for centre in centres])
+    return np.asarray(np.argmin(apart, axis=0), dtype=np.int64)
+
+
+def fit_target(samples: Array, settings: RefinementSettings) -> tuple[StudentT, ...]:
     """Return the modes of the target: one, or two where the core plainly has two."""
-    one = fit_student_t(samples, degrees_of_freedom)
+    samples = thinned(samples)
+    one = fit_student_t(samples, settings)
     numbers = clusters(samples, 2)
     shares = np.bincount(numbers, minlength=2) / len(samples)
     if len(samples) < 40 or shares.min() < SECOND_MODE_SHARE:
         return (one,)
-    two = tuple(fit_student_t(samples[numbers == k], degrees_of_freedom) for k in (0, 1))
-    gain = float(
-        (mixture_log_density(two, samples) - one.log_density(samples)).mean()
-    )
+    two = tuple(fit_student_t(samples[numbers == k], settings) for k in (0, 1))
+    gain = float((mixture_log_density(two, samples) - one.log_density(samples)).mean())
     return two if gain > 0.5 else (one,)
 
 

@@ -17,6 +17,7 @@ from handlers.refinement.appearance import (
     fit_student_t,
     fit_target,
     mixture_log_density,
+    thinned,
 )
 from handlers.refinement.region import Region
 from handlers.refinement.settings import RefinementSettings
@@ -36,6 +37,9 @@ GAS_HU = -300.0
 
 MIN_CLASS_VOXELS = 12
 """A class of the background needs as many voxels near the target."""
+
+MIN_HALF_VOXELS = 4
+"""Half a core of fewer voxels teaches nothing."""
 
 Background = dict[str, tuple[StudentT, Bools]]
 """By class: how it looks, and where it was seen."""
@@ -122,8 +126,7 @@ def background_places(region: Region, ct: Image, settings: RefinementSettings) -
     """
     hu = ct.voxels[region.block]
     places = {
-        name: inside & (region.shell | region.drawn)
-        for name, inside in region.structures.items()
+        name: inside & (region.shell | region.drawn) for name, inside in region.structures.items()
     }
     named = np.zeros_like(region.drawn)
     for inside in places.values():
@@ -152,7 +155,7 @@ def fit_background(
                 continue
             part = np.zeros_like(inside)
             part[inside] = numbers == k
-            fitted = fit_student_t(values[numbers == k], settings.degrees_of_freedom)
+            fitted = fit_student_t(values[numbers == k], settings)
             background[f"{name} {k}"] = (fitted, part)
     return background
 
@@ -163,11 +166,11 @@ def separation(
     places: dict[str, Bools],
     valid: Bools,
     settings: RefinementSettings,
-) -> float:
+) -> float | None:
     """Return how well core and surroundings are told apart where it was not learned.
 
     The region is cut in halves through the core's centre, along each axis; learned in one half,
-    tried in the other. Mean area under the ROC curve; 0.5 where a half has too few voxels.
+    tried in the other. Mean area under the ROC curve, or None where the halves are too small.
     """
     surroundings = np.zeros_like(region.drawn)
     for where in places.values():
@@ -181,16 +184,16 @@ def separation(
             core, other = region.core & learned, surroundings & ~learned
             tried = region.core & ~learned
             background = fit_background(samples, places, valid & learned, settings)
-            if min(core.sum(), tried.sum(), other.sum()) < 4 or not background:
+            if min(core.sum(), tried.sum(), other.sum()) < MIN_HALF_VOXELS or not background:
                 continue
-            target = fit_target(samples[core], settings.degrees_of_freedom)
-            scores = [
-                mixture_log_density(target, samples[where])
-                - mixture_log_density([t for t, _ in background.values()], samples[where])
-                for where in (tried, other)
-            ]
+            target = fit_target(samples[core], settings)
+            scores = []
+            for where in (tried, other):
+                values = thinned(samples[where])
+                likely = mixture_log_density([t for t, _ in background.values()], values)
+                scores.append(mixture_log_density(target, values) - likely)
             found.append(area_under_roc(scores[0], scores[1]))
-    return float(np.mean(found)) if found else 0.5
+    return float(np.mean(found)) if found else None
 
 
 def blur_mm(values: npt.NDArray[np.float32], where: Bools, spacing_mm: Sequence[float]) -> float:
@@ -261,8 +264,8 @@ def _quality_faults(
     values = image.voxels[region.block]
     labels = np.zeros(region.drawn.shape, dtype=np.int64)
     places = background_places(region, ct, settings)
-    for number, where in enumerate((*places.values(), region.core), start=1):
-        labels[where] = number
+    for label, where in enumerate((*places.values(), region.core), start=1):
+        labels[where] = label
     known = near & (labels > 0)
     faults = []
     explained = variance_explained(values[known].astype(np.float64), labels[known])
@@ -273,7 +276,9 @@ def _quality_faults(
         )
     spacing_mm = region.geometry.spacing_mm
     blur = blur_mm(values, near, spacing_mm)
-    limit = max(settings.max_blur_mm, settings.max_blur_voxels * max(spacing_mm))
-    if blur > limit:
-        faults.append(f"its edges are blurred by {blur:.1f} mm, more than {limit:.1f} mm")
+    if blur > settings.max_blur_mm:
+        faults.append(
+            f"its detail is blurred away: edges by {blur:.1f} mm at least, more than "
+            f"{settings.max_blur_mm:.1f} mm"
+        )
     return faults

@@ -36,6 +36,7 @@ class Region:
         structures: What bars or names the surroundings (neither context nor ignored), by ROI name.
         removed: Overlap of the drawn target with excluded structures that goes.
         removed_names: Their ROI names.
+        context: ROI names that match an excluded pattern but hold nearly the whole target.
     """
 
     block: Block
@@ -48,6 +49,7 @@ class Region:
     structures: Mapping[str, Bools]
     removed: Bools
     removed_names: tuple[str, ...]
+    context: tuple[str, ...]
 
     @property
     def voxel_cm3(self) -> float:
@@ -55,16 +57,14 @@ class Region:
         return self.geometry.voxel_volume_mm3 / 1000.0
 
 
-def make_region(
-    target: Mask, organs: Mapping[str, Mask], settings: RefinementSettings
-) -> Region:
+def make_region(target: Mask, organs: Mapping[str, Mask], settings: RefinementSettings) -> Region:
     """Return the region of a target that has an inside."""
     block = _block(target, settings.shell_mm)
     start = (block[0].start, block[1].start, block[2].start)
     drawn = target.inside[block]
     geometry = target.geometry.crop(start, (drawn.shape[0], drawn.shape[1], drawn.shape[2]))
     distance_mm = signed_distance_mm(Mask(geometry, drawn.copy()))
-    structures = _structures(drawn, block, organs, settings)
+    structures, context = _structures(drawn, block, organs, settings)
     excluded, barred = np.zeros_like(drawn), np.zeros_like(drawn)
     removed_names = []
     for name, inside in structures.items():
@@ -85,6 +85,7 @@ def make_region(
         structures=structures,
         removed=drawn & excluded,
         removed_names=tuple(removed_names),
+        context=tuple(context),
     )
 
 
@@ -118,18 +119,20 @@ def _block(target: Mask, margin_mm: float) -> Block:
 
 def _structures(
     drawn: Bools, block: Block, organs: Mapping[str, Mask], settings: RefinementSettings
-) -> dict[str, Bools]:
-    found = {}
+) -> tuple[dict[str, Bools], list[str]]:
+    """Return what bars or names the surroundings, and the excluded names that are context."""
+    found: dict[str, Bools] = {}
+    context = []
     for name, mask in organs.items():
         inside = mask.inside[block]
-        held = np.count_nonzero(inside & drawn) / np.count_nonzero(drawn)
-        if (
-            inside.any()
-            and held < settings.context_fraction
-            and not matches(name, settings.ignore_patterns)
-        ):
+        if not inside.any() or matches(name, settings.ignore_patterns):
+            continue
+        held = int((inside & drawn).sum()) / int(drawn.sum())
+        if held < settings.context_fraction:
             found[name] = inside
-    return found
+        elif matches(name, settings.exclude_patterns):
+            context.append(name)
+    return found, context
 
 
 def _core(

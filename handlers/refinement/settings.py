@@ -15,17 +15,18 @@ EXCLUDE_PATTERNS = (
 
 IGNORE_PATTERNS = (
     *("GTV*", "IGTV*", "CTV*", "ITV*", "PTV*"),
-    *("z*", "_*", "Couch*", "Bag_Bowel*", "BowelBag*", "Spc_Bowel*"),
+    *("z*", "_*", "*PRV*", "*-[GCIP]TV*", "Couch*", "Bag_Bowel*", "BowelBag*", "Spc_Bowel*"),
 )
-"""Targets, planning structures (z and _ in TG-263), and spaces that may well hold a node."""
+"""Targets, planning structures (z and _ in TG-263), organs with a margin or without the target, and
+spaces that may well hold a node."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefinementSettings:
     """How far, on what evidence, and against which structures a target may change.
 
-    ROI names are matched with fnmatch, ignoring case; `exclude_patterns` go before
-    `ignore_patterns` only where a name matches no ignored one.
+    ROI names are matched with fnmatch, ignoring case; what matches an ignored pattern is ignored,
+    whatever else it matches.
 
     Attributes:
         max_outward_mm: Hard: no new voxel centre lies farther from the nearest drawn voxel centre.
@@ -45,17 +46,18 @@ class RefinementSettings:
         shell_mm: How far around the target the background is learned.
         min_volume_cm3: Smaller targets are left alone.
         min_voxels_across: Likewise targets of fewer voxels along an axis.
-        max_blur_mm: A series counts only if its sharpest structures are this sharp (standard
-            deviation of the blur), or as sharp as `max_blur_voxels` of the coarsest voxel axis.
-        max_blur_voxels: See `max_blur_mm`.
+        max_blur_mm: A series counts only if its edges are this sharp (standard deviation of the
+            blur). Thin structures make the estimate too small, by half around vessels.
         min_variance_explained: A series counts only if CT structures explain this part of its
             variance around the target (0 to 1): noise, or a wrong place, has next to none.
-        min_separation: Abstain if core and surroundings are told apart worse by the MR, where it was
-            not learned (area under the ROC curve: 0.5 is chance, 1 perfect).
+        min_separation: Abstain if the MR tells core and surroundings apart worse than this, where
+            it was not learned (area under the ROC curve: 0.5 is chance, 1 perfect).
         degrees_of_freedom: Of Student's t: small numbers forgive outliers.
         background_classes: Clusters of the surroundings that no structure names.
         presence_mm: How far the presence of a background class reaches (standard deviation).
         drawn_error_mm: Standard error of the drawn contour: how strongly it is believed.
+        class_spread: Smallest standard deviation of a class in a channel scaled to a spread of 1
+            around the target: classes that are too sharp lose the voxels that hold two tissues.
         evidence_limit: Largest log-odds that one voxel's appearance may contribute.
         evidence_share: Exponent of the likelihoods, 0 to 1: channels and voxels repeat each other.
         stiffness: Weight of neighbours against a voxel's own evidence.
@@ -80,8 +82,7 @@ class RefinementSettings:
     min_volume_cm3: float = 0.2
     min_voxels_across: int = 4
     max_blur_mm: float = 1.25
-    max_blur_voxels: float = 0.6
-    min_variance_explained: float = 0.2
+    min_variance_explained: float = 0.12
     min_separation: float = 0.8
     degrees_of_freedom: float = 4.0
     background_classes: int = 3
@@ -89,8 +90,9 @@ class RefinementSettings:
     drawn_error_mm: float = 3.0
     evidence_limit: float = 6.0
     evidence_share: float = 0.5
-    stiffness: float = 1.0
-    edge_contrast: float = 1.0
+    class_spread: float = 0.4
+    stiffness: float = 0.5
+    edge_contrast: float = 4.0
     min_island_cm3: float = 0.1
     min_core_agreement: float = 0.5
     min_volume_ratio: float = 0.4
@@ -118,7 +120,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "min_volume_cm3": (0.0, 1000.0),
     "min_voxels_across": (3, 50),
     "max_blur_mm": (0.5, 10.0),
-    "max_blur_voxels": (0.3, 3.0),
     "min_variance_explained": (0.0, 1.0),
     "min_separation": (0.5, 1.0),
     "degrees_of_freedom": (2.5, 100.0),
@@ -127,6 +128,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "drawn_error_mm": (0.5, 20.0),
     "evidence_limit": (0.5, 20.0),
     "evidence_share": (0.01, 1.0),
+    "class_spread": (0.05, 2.0),
     "stiffness": (0.01, 100.0),
     "edge_contrast": (0.0, 100.0),
     "min_island_cm3": (0.0, 10.0),

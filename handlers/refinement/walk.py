@@ -41,7 +41,7 @@ class Model:
         settings: RefinementSettings,
     ) -> "Model":
         """Return the model of one target; the core must not be empty."""
-        target = fit_target(samples[region.core], settings.degrees_of_freedom)
+        target = fit_target(samples[region.core], settings)
         return cls(samples, target, fit_background(samples, places, valid, settings))
 
     def log_odds(self, where: Bools, region: Region, settings: RefinementSettings) -> Array:
@@ -76,9 +76,7 @@ def agreement(model: Model, region: Region) -> float:
     return float((mixture_log_density(model.target, values) > best).mean())
 
 
-def probability(
-    model: Model, region: Region, valid: Bools, settings: RefinementSettings
-) -> Array:
+def probability(model: Model, region: Region, valid: Bools, settings: RefinementSettings) -> Array:
     """Return for each voxel how much it belongs to the target, 0 to 1; not calibrated.
 
     Minimises the sum of w (x_i - x_j)^2 over neighbours and of (x_i - p_i)^2 over voxels, where
@@ -117,9 +115,9 @@ def _walk(
         for here, there in ((low, high), (high, low)):
             own, other = numbers[here], numbers[there]
             inner = own >= 0
-            np.add.at(diagonal, own[inner], bond[inner])
+            diagonal[own[inner]] += bond[inner]  # no voxel occurs twice in one direction
             border = inner & (other < 0)
-            np.add.at(right, own[border], (bond * single[there])[border])
+            right[own[border]] += (bond * single[there])[border]
             both = inner & (other >= 0)
             rows.append(own[both])
             columns.append(other[both])

@@ -46,6 +46,11 @@ class Prepared:
     valid: npt.NDArray[np.bool_]
     body: npt.NDArray[np.bool_]
 
+    def has_contrast(self) -> bool:
+        """Tell whether the data are more than one grey value."""
+        shown = self.voxels[self.valid]
+        return shown.size > 0 and float(shown.max()) > float(shown.min())
+
     def shrunk(self, spacing_mm: float) -> "Prepared":
         """Return averages over whole blocks whose edges come close to `spacing_mm`."""
         blocks = [
@@ -80,12 +85,31 @@ class Prepared:
         geometry = self.geometry.crop(start, shape)
         return Prepared(geometry, self.voxels[block], self.valid[block], self.body[block])
 
+    def edges(self, sigma_mm: float) -> "Prepared":
+        """Return the root of the gradient's magnitude: where tissue ends, whatever its brightness.
+
+        The root keeps the few strongest edges (bone, skin) from spending all bins of a histogram.
+        """
+        sigma = [sigma_mm / s for s in self.geometry.spacing_mm]
+        squares = np.zeros(self.voxels.shape, dtype=np.float32)
+        for axis, spacing_mm in enumerate(self.geometry.spacing_mm):
+            order = [int(axis == k) for k in range(3)]
+            slope = ndimage.gaussian_filter(self.voxels, sigma, order=order, truncate=3.0)
+            squares += (slope / spacing_mm) ** 2
+        return Prepared(self.geometry, squares**0.25, self.valid, self.body)
+
+    def smoothed(self, sigma_mm: float) -> "Prepared":
+        """Return the volume under a Gaussian of `sigma_mm`."""
+        sigma = [sigma_mm / s for s in self.geometry.spacing_mm]
+        voxels = ndimage.gaussian_filter(self.voxels, sigma, truncate=3.0)
+        return Prepared(self.geometry, voxels, self.valid, self.body)
+
     def at(self, points: Points) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Return voxels interpolated at LPS points (n, 3), and whether there is data there."""
         indices = self.geometry.indices_from_points(points).T
         voxels = ndimage.map_coordinates(self.voxels, indices, order=1, mode="nearest")
         nearest = np.rint(indices).astype(int)
-        inside = np.all((nearest >= 0) & (nearest.T < self.geometry.shape).T, axis=0)
+        inside = np.all((nearest >= 0) & (self.geometry.shape > nearest.T).T, axis=0)
         valid = np.zeros(len(inside), dtype=bool)
         valid[inside] = self.valid[tuple(nearest[:, inside])]
         return voxels, valid
@@ -95,8 +119,9 @@ def prepared_ct(ct: Image, spacing_mm: float) -> Prepared:
     """Return the CT clipped to `CT_WINDOW_HU` on a grid of about `spacing_mm`."""
     voxels = np.clip(ct.voxels, *CT_WINDOW_HU)
     everywhere = np.ones(voxels.shape, dtype=bool)
-    body = _filled(voxels > CT_BODY_HU)
-    return Prepared(ct.geometry, voxels, everywhere, body).shrunk(spacing_mm)
+    return _filled(
+        Prepared(ct.geometry, voxels, everywhere, voxels > CT_BODY_HU).shrunk(spacing_mm)
+    )
 
 
 def prepared_mr(mr: Image, spacing_mm: float) -> Prepared:
@@ -110,18 +135,19 @@ def prepared_mr(mr: Image, spacing_mm: float) -> Prepared:
     far = ndimage.maximum_filter(
         something, size=[2 * int(np.ceil(r)) + 1 for r in rim], mode="constant"
     )
-    return Prepared(mr.geometry, voxels, far, _filled(voxels > air)).shrunk(spacing_mm)
+    return _filled(Prepared(mr.geometry, voxels, far, voxels > air).shrunk(spacing_mm))
 
 
-def _filled(foreground: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return the foreground with what it encloses in each slice: gas, lung, cortical bone."""
+def _filled(volume: Prepared) -> Prepared:
+    """Return the volume, its body with what it encloses in each slice: gas, lung, bone."""
     plane = ndimage.generate_binary_structure(2, 1)
-    return np.stack(
+    body = np.stack(
         [
             ndimage.binary_fill_holes(ndimage.binary_closing(s, plane, iterations=2) | s)
-            for s in foreground
+            for s in volume.body
         ]
     )
+    return Prepared(volume.geometry, volume.voxels, volume.valid, body)
 
 
 def _block_means(voxels: npt.NDArray[np.float32], blocks: Sequence[int]) -> npt.NDArray[np.float32]:

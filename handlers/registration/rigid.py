@@ -7,8 +7,6 @@ one thread on seeded samples, so equal inputs give equal results.
 Read first: Mattes et al. 2003, IEEE Trans Med Imaging 22:120-128.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
@@ -17,6 +15,8 @@ from handlers.errors import RegistrationFailedError
 from handlers.geometry import RigidTransform
 from handlers.registration.prepare import Prepared
 from handlers.registration.settings import RegistrationSettings
+from handlers.sampling import itk_image, itk_mask
+from handlers.values import Image, Mask
 
 CT_MARGIN_MM = 25.0
 """CT kept around the MR's extent: beyond it nothing can overlap, and air would eat the samples."""
@@ -28,24 +28,15 @@ RELAXATION = 0.6
 """Factor by which a step shrinks when the gradient turns back."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pose:
-    """A pose and the optimiser's own measure of it (higher is better, comparable within a level)."""
-
-    mr_from_ct: RigidTransform
-    similarity: float
-
-
 def refine_pose(
     ct: Prepared,
     mr: Prepared,
     start: RigidTransform,
     centre_mm: npt.NDArray[np.float64],
     settings: RegistrationSettings,
-    *,
     level: int,
-    body_only: bool = False,
-) -> Pose:
+    samples: int,
+) -> RigidTransform:
     """Return the pose of highest mutual information near `start`, at one level of resolution.
 
     Args:
@@ -55,7 +46,7 @@ def refine_pose(
         centre_mm: Centre of rotation, LPS in the CT frame.
         settings: Steps, samples, bins and seed.
         level: Which of `settings.level_spacings_mm`.
-        body_only: Compare only where both show body, so that outlines and air have no part in it.
+        samples: CT points at which the images are compared.
 
     Raises:
         RegistrationFailedError: The images do not overlap enough to be compared.
@@ -68,12 +59,10 @@ def refine_pose(
     registration.SetNumberOfThreads(1)
     registration.SetMetricAsMattesMutualInformation(settings.histogram_bins)
     registration.SetMetricSamplingStrategy(registration.RANDOM)
-    wanted = settings.samples / max(1, int(np.prod(fixed.geometry.shape)))
+    wanted = samples / fixed.voxels.size
     registration.SetMetricSamplingPercentage(min(1.0, wanted), settings.seed)
     registration.SetInterpolator(sitk.sitkLinear)
-    registration.SetMetricMovingMask(_itk(moving, moving.body if body_only else moving.valid))
-    if body_only:
-        registration.SetMetricFixedMask(_itk(fixed, fixed.body))
+    registration.SetMetricMovingMask(itk_mask(Mask(moving.geometry, moving.valid)))
     step_mm = settings.level_steps_mm[level]
     registration.SetOptimizerAsRegularStepGradientDescent(
         learningRate=step_mm,
@@ -88,7 +77,7 @@ def refine_pose(
     transform = _euler(start, centre_mm)
     registration.SetInitialTransform(transform, inPlace=True)
     try:
-        registration.Execute(_itk(fixed, fixed.voxels), _itk(moving, moving.voxels))
+        registration.Execute(_itk(fixed), _itk(moving))
     except RuntimeError as error:
         raise RegistrationFailedError(
             f"the optimiser at {spacing_mm} mm found too little common to both images",
@@ -96,17 +85,11 @@ def refine_pose(
         ) from error
     if not np.all(np.isfinite(transform.GetParameters())):
         raise RegistrationFailedError(f"the optimiser at {spacing_mm} mm diverged")
-    return Pose(_rigid(transform, start), -float(registration.GetMetricValue()))
+    return _rigid(transform, start)
 
 
-def _itk(volume: Prepared, voxels: npt.NDArray[np.generic]) -> sitk.Image:
-    dtype = np.uint8 if voxels.dtype == np.bool_ else np.float32
-    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.astype(dtype)))
-    slices, rows, columns = volume.geometry.spacing_mm
-    image.SetSpacing((columns, rows, slices))
-    image.SetOrigin([float(v) for v in volume.geometry.patient_from_index[:3, 3]])
-    image.SetDirection([float(v) for v in volume.geometry.axes[:, ::-1].ravel()])
-    return image
+def _itk(volume: Prepared) -> sitk.Image:
+    return itk_image(Image(volume.geometry, volume.voxels, "", ""))
 
 
 def _euler(pose: RigidTransform, centre_mm: npt.NDArray[np.float64]) -> sitk.Euler3DTransform:

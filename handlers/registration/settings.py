@@ -5,22 +5,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RegistrationSettings:
-    """How hard the registration tries and how strictly it is judged.
+    """How hard the registration tries; how it is judged is fixed in `judgement`.
 
     Attributes:
         seed: Of the random samples of the optimiser; the same seed gives the same result.
         start_spacing_mm: Grid of the exhaustive search for the start.
-        start_rotations_deg: Rotations about x, y, z in degrees that the search tries.
+        start_rotations_deg: Rotations about x, y, z in degrees that the search tries: as labelled,
+            turned a little on the couch, and the three ways in which a label may be reversed.
         least_start_overlap: Fraction of the smaller body part that must overlap at a start.
         start_count: Best starts that are tried at the coarsest level.
-        refined_start_count: Best of those that are followed to the finest level.
-        level_spacings_mm: Smallest voxel edge at each level, coarse to fine.
-        level_steps_mm: First step of the optimiser at each level.
-        samples: Number of CT points at which the optimiser compares the images.
+        followed_count: Best of those that are followed to the middle level.
+        level_spacings_mm: Voxel edge aimed at on each level, coarse to fine.
+        level_steps_mm: First step of the optimiser on each level.
+        samples: CT points at which the optimiser compares the images.
+        edge_samples: The same for the second run, on edges.
+        edge_sigma_mm: Width of the Gaussian under which the second run sees edges.
         histogram_bins: Bins per image of the mutual information.
         iterations: Most steps per level.
         box_half_mm: Half edge of the box around the targets' centre at whose corners runs are
             compared.
+        neighbourhood_mm: Radius of the ball around the targets' centre in which the pose is judged.
     """
 
     seed: int = 1
@@ -34,11 +38,14 @@ class RegistrationSettings:
         (0.0, 0.0, 180.0),
     )
     least_start_overlap: float = 0.4
-    start_count: int = 5
-    refined_start_count: int = 2
+    start_count: int = 4
+    followed_count: int = 2
     level_spacings_mm: tuple[float, ...] = (6.0, 3.0, 1.5)
     level_steps_mm: tuple[float, ...] = (4.0, 1.0, 0.5)
-    samples: int = 50000
-    histogram_bins: int = 50
-    iterations: int = 120
+    samples: int = 100_000
+    edge_samples: int = 60_000
+    edge_sigma_mm: float = 2.0
+    histogram_bins: int = 32
+    iterations: int = 100
     box_half_mm: float = 40.0
+    neighbourhood_mm: float = 50.0

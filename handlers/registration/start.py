@@ -59,6 +59,8 @@ def find_starts(
     spacing_mm = settings.start_spacing_mm
     ct_lattice = _Lattice.over(ct, np.eye(3), spacing_mm)
     ct_classes = _ct_classes(ct, ct_lattice)
+    if not np.any(mr.body & mr.valid) or not np.any(ct.body):
+        return ()
     mr_centres = _mr_class_centres(mr)
     found: list[Candidate] = []
     for angles_deg in settings.start_rotations_deg:
@@ -82,6 +84,29 @@ def find_starts(
                 Candidate(RigidTransform(matrix, turn.to_frame_uid, turn.from_frame_uid), value)
             )
     return tuple(sorted(found, key=lambda c: -c.information))
+
+
+class Explained:
+    """How much of the CT an MR explains at any pose: the search's own measure, without its grid."""
+
+    def __init__(self, ct: Prepared, mr: Prepared, spacing_mm: float) -> None:
+        lattice = _Lattice.over(ct, np.eye(3), spacing_mm)
+        self._points = lattice.points()
+        self._ct_shares = _ct_classes(ct, lattice).reshape(len(CT_CLASS_CENTRES_HU), -1)
+        self._mr = mr
+        self._centres = _mr_class_centres(mr)
+
+    def nats(self, mr_from_ct: RigidTransform) -> float:
+        """Return mutual information times the overlap; comparable between poses of one pair."""
+        voxels, valid = self._mr.at(mr_from_ct.apply(self._points))
+        mr_shares = _shares(voxels[valid], self._centres)
+        joint = self._ct_shares[:, valid] @ mr_shares.T
+        return float(
+            _n_log_n(joint).sum()
+            - _n_log_n(joint.sum(axis=0)).sum()
+            - _n_log_n(joint.sum(axis=1)).sum()
+            + _n_log_n(joint.sum())
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +189,7 @@ def _information(ct_classes: Volume, mr_classes: Volume, least_overlap: float) -
     return nats
 
 
-def _n_log_n(counts: Volume) -> Volume:
+def _n_log_n(counts: npt.ArrayLike) -> Volume:
     return np.asarray(counts * np.log(np.maximum(counts, 1e-3)), dtype=np.float32)
 
 

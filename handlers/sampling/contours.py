@@ -90,6 +90,7 @@ def nesting_depths(contours: Sequence[Contour], geometry: Geometry) -> tuple[int
     and it is smaller; two equal contours do not lie within each other.
     """
     rings = [_in_plane_mm(contour, geometry) for contour in contours]
+    # a larger ring is never within a smaller one: spares half of the comparisons
     areas = [abs(_signed_area(ring)) for ring in rings]
     return tuple(
         sum(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from handlers.geometry import Geometry
-from node.phantom.solids import FAR_MM, Array, Layer
+from node.phantom.solids import FAR_MM, Array, Layer, Solid
 
 LATTICE_MM = 3.0
 """Spacing of the lattice that holds the texture of the tissues."""
@@ -163,7 +163,8 @@ def _paint_slab(
     signals = np.empty((len(channels), *slab.shape), dtype=np.float32)
     signals[:] = np.array(air, dtype=np.float32).reshape(-1, 1, 1, 1)
     for layer in layers:
-        block = _block(layer, slab, float(edge_mm) + abs(breathing_mm))
+        rim_mm = max(begins_mm for _, begins_mm in layer.coats)
+        block = block_around(layer.solid, slab, rim_mm + float(edge_mm) + abs(breathing_mm))
         if block is None:
             continue
         distance = layer.solid.distance(*(_part(axis, block) for axis in (x, y, z)))
@@ -195,22 +196,33 @@ def coordinates(geometry: Geometry) -> tuple[Array, Array, Array]:
     return axes[0], axes[1], axes[2]
 
 
-def _block(layer: Layer, slab: Geometry, margin_mm: float) -> tuple[slice, slice, slice] | None:
-    """Return the part of the slab that the layer's box can reach, or None."""
-    margin_mm += max(begins_mm for _, begins_mm in layer.coats)
-    lowest = np.maximum(layer.solid.lowest, -FAR_MM) - margin_mm
-    highest = np.minimum(layer.solid.highest, FAR_MM) + margin_mm
+def block_around(
+    solid: Solid, grid: Geometry, margin_mm: float = 0.0
+) -> tuple[slice, slice, slice] | None:
+    """Return the part of a grid that the solid's box reaches, or None."""
+    lowest = np.maximum(solid.lowest, -FAR_MM) - margin_mm
+    highest = np.minimum(solid.highest, FAR_MM) + margin_mm
     if np.any(lowest >= highest):
         return None
     pairs = list(zip(lowest, highest, strict=True))
     corners = [(a, b, c) for a in pairs[0] for b in pairs[1] for c in pairs[2]]
-    indices = slab.indices_from_points(corners)
-    first = np.clip(np.floor(indices.min(axis=0)), 0, slab.shape).astype(int)
-    last = np.clip(np.ceil(indices.max(axis=0)) + 1, 0, slab.shape).astype(int)
+    indices = grid.indices_from_points(corners)
+    first = np.clip(np.floor(indices.min(axis=0)), 0, grid.shape).astype(int)
+    last = np.clip(np.ceil(indices.max(axis=0)) + 1, 0, grid.shape).astype(int)
     if np.any(first >= last):
         return None
     s, r, c = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
     return s, r, c
+
+
+def voxels_inside(solid: Solid, grid: Geometry) -> npt.NDArray[np.bool_]:
+    """Return which voxel centres of a grid lie inside a solid."""
+    inside = np.zeros(grid.shape, dtype=bool)
+    block = block_around(solid, grid)
+    if block is not None:
+        x, y, z = (_part(axis, block) for axis in coordinates(grid))
+        inside[block] = solid.distance(x, y, z) < 0
+    return inside
 
 
 def _part(axis: Array, block: tuple[slice, slice, slice]) -> Array:

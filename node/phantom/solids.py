@@ -116,11 +116,6 @@ class Solid:
             _each(operator.add, self.highest, (by_mm,) * 3),
         )
 
-    def contains(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Tell for each LPS point (n, 3) whether it lies inside."""
-        x, y, z = np.asarray(points, dtype=np.float32).reshape(-1, 3).T
-        return np.asarray(self.distance(x, y, z) < 0)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:

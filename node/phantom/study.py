@@ -83,7 +83,6 @@ def make_study(options: PhantomOptions) -> PhantomStudy:
     plan, dose = None, None
     if options.with_dose:
         plan, dose = _plan_and_dose(options, key, ct_grid, structures, drawn, anatomy)
-    inside = anatomy.node.contains(_voxel_points(ct_grid)).reshape(ct_grid.shape)
     return PhantomStudy(
         ct=ct,
         mr=_mr(options, key, ct_from_mr, anatomy, texture),
@@ -91,7 +90,7 @@ def make_study(options: PhantomOptions) -> PhantomStudy:
         dose=dose,
         plan=plan,
         ct_from_mr=ct_from_mr,
-        true_target=Mask(ct_grid, inside),
+        true_target=Mask(ct_grid, signals.voxels_inside(anatomy.node, ct_grid)),
         target_centre_mm=anatomy.centre,
     )
 
@@ -102,7 +101,7 @@ def draw_target(anatomy: Anatomy, seed: int, dsc: float) -> Solid:
     The margin is the larger of the two that give the wanted Dice coefficient with the node.
     """
     rng = np.random.default_rng([seed, 31])
-    shift = np.array(anatomy.towards_vein) * rng.uniform(1.0, 1.6) + rng.normal(0, 0.3, 3)
+    shift = np.array(anatomy.towards_vein) * rng.uniform(1.7, 2.3) + rng.normal(0, 0.3, 3)
     waves = [(float(a), float(b), float(c)) for a, b, c in rng.normal(0, 0.12, (3, 3))]
     shape = anatomy.node_core.moved(as_point(shift)).rippled(0.8, waves)
     low, high = np.array(anatomy.node_core.lowest) - 12, np.array(anatomy.node_core.highest) + 12
@@ -249,7 +248,3 @@ def _planning_series(
 
 def _patient_id(options: PhantomOptions) -> str:
     return f"HILUM-PHANTOM-{options.seed}"
-
-
-def _voxel_points(grid: Geometry) -> npt.NDArray[np.float64]:
-    return grid.points_from_indices(np.indices(grid.shape).reshape(3, -1).T)

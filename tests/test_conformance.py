@@ -1,0 +1,107 @@
+"""The tables of the conformance statement, held against PS3.4 as pynetdicom knows it."""
+
+import pytest
+from pydicom import uid
+from pynetdicom.presentation import AllStoragePresentationContexts
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
+from pynetdicom.status import STATUS_FAILURE, STORAGE_SERVICE_CLASS_STATUS
+
+from handlers.encode import identity
+from node import conformance
+from node.config import Config, NodeSection, Peer, Role, default_config
+from node.errors import (
+    ComputeError,
+    ConfigError,
+    NodeError,
+    StorageFullError,
+    UnfitObjectError,
+    UnreadableObjectError,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "meaning"),
+    [
+        (UnreadableObjectError("x"), 0xC000, "Cannot Understand"),
+        (UnfitObjectError("x"), 0xA900, "Data Set Does Not Match SOP Class"),
+        (StorageFullError("x"), 0xA700, "Refused: Out of Resources"),
+        (NodeError("x"), 0x0110, "Processing Failure"),
+        (ComputeError("x"), 0x0110, "Processing Failure"),
+        (ConfigError(["x"]), 0x0110, "Processing Failure"),
+    ],
+)
+def test_status_of_each_error(error: NodeError, status: int, meaning: str) -> None:
+    """Handbook A.2, and the meaning that a sender's library gives to the number."""
+    assert conformance.status_of(error) == status
+    assert STORAGE_SERVICE_CLASS_STATUS[status] == (STATUS_FAILURE, meaning)
+
+
+def test_not_authorised_is_the_general_status() -> None:
+    """PS3.7 Annex C, not the number that the template of PS3.2 prints by mistake."""
+    assert STORAGE_SERVICE_CLASS_STATUS[conformance.NOT_AUTHORISED][1] == "Refused: Not Authorised"
+
+
+def test_accepted_classes_are_those_of_the_handbook() -> None:
+    """Handbook A.1: what the founding use case needs, and nothing by accident."""
+    prefix = "1.2.840.10008.5.1.4.1.1."
+    accepted = {row.sop_class_uid.removeprefix(prefix) for row in conformance.ACCEPTED}
+    images, plans = {"2", "2.1", "2.2", "4", "4.1"}, {"481.2", "481.3", "481.5", "481.8"}
+    assert accepted == images | plans | {"66.1", "66.3", "66.4", "88.34"}
+    assert len(conformance.ACCEPTED) == len(accepted)
+    assert Verification == conformance.VERIFICATION
+
+
+def test_every_class_is_a_storage_class_and_speaks_the_default_syntax() -> None:
+    """PS3.5 10.1: Implicit VR Little Endian is mandatory."""
+    storage = {cx.abstract_syntax for cx in AllStoragePresentationContexts}
+    for row in (*conformance.ACCEPTED, *conformance.SENT):
+        assert row.sop_class_uid in storage
+        assert uid.ImplicitVRLittleEndian in row.transfer_syntaxes
+        assert all(syntax.is_transfer_syntax for syntax in row.transfer_syntaxes)
+
+
+def test_every_sent_class_is_accepted_back() -> None:
+    """Peers forward our own results; a refusal would stop their whole transfer."""
+    accepted = {row.sop_class_uid for row in conformance.ACCEPTED}
+    assert {row.sop_class_uid for row in conformance.SENT} <= accepted
+
+
+def test_identity_is_that_of_the_encoder() -> None:
+    """Our own objects are recognised by what the encoder writes into them."""
+    for name in ("MANUFACTURER", "IMPLEMENTATION_CLASS_UID", "IMPLEMENTATION_VERSION_NAME"):
+        assert getattr(conformance, name) == getattr(identity, name)
+
+
+def test_statement_holds_what_is_in_force() -> None:
+    """The statement is made from the tables and the configuration that run."""
+    peer = Peer(name="tps-east", ae_title="EAST", host="10.1.2.3", port=1104, roles=(Role.RECEIVE,))
+    node = NodeSection(ae_title="OURS", port=4242, network_timeout_s=17, max_associations=9)
+    text = conformance.conformance_statement(Config(node=node, peer=(peer,)))
+    rows = (*conformance.ACCEPTED, *conformance.SENT)
+    for expected in (
+        *(row.sop_class_uid for row in rows),
+        *(syntax for row in rows for syntax in row.transfer_syntaxes),
+        *(f"0x{status:04X}" for status in conformance.STATUS_OF.values()),
+        *("OURS", "4242", "17 s", "| 9 |", "tps-east", "EAST", "10.1.2.3", "aborted association"),
+    ):
+        assert expected in text
+
+
+def test_statement_follows_the_order_of_ps3_2() -> None:
+    """Readers of conformance statements look for things where PS3.2 puts them."""
+    text = conformance.conformance_statement(default_config())
+    titles = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    assert titles == [
+        "DICOM conformance statement of Hilum",
+        "1 Overview",
+        "2 AE specification",
+        "2.1 Storage as SCP",
+        "2.2 Storage as SCU",
+        "2.3 Transfer syntaxes",
+        "2.4 Association policies",
+        "2.5 Statuses of C-STORE",
+        "3 Configuration",
+        "4 Security",
+    ]
+    columns = {line.count("|") for line in text.split("2.5 Statuses")[1].splitlines()[:9]}
+    assert columns <= {0, 4}
