@@ -11,6 +11,7 @@ only describes: judge by the millimetres), and polygons are not looked at.
 Read first: Podobnik and Vrtovec 2024, arXiv 2410.02630 (why implementations of these disagree).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,8 @@ _PAD_VOXELS = 6
 
 Array = npt.NDArray[np.float64]
 Block = tuple[slice, slice, slice]
+
+_marching_cubes: Callable[..., tuple[npt.NDArray[np.generic], ...]] = marching_cubes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,11 +73,11 @@ def compare(reference: Mask, evaluated: Mask) -> dict[str, float]:
         EmptyStructureError: One of them has no voxel inside.
 
     Accuracy:
-        A surface lies somewhere between neighbouring voxel centres. For balls of 5 to 15 mm radius
-        at 1 mm voxels the mean surface distance was off by at most 0.1 mm, the 95th percentile by
-        0.25 mm, the Hausdorff distance, which a single voxel decides, by up to 0.8 voxels; whole
-        voxel shifts are found exactly. Coarser voxels err in proportion, by the spacing across
-        the surface.
+        A surface lies somewhere between neighbouring voxel centres, and no mask tells where. For
+        concentric balls of 6 to 10 mm at 1 mm voxels (24 random places, two orientations) the mean
+        surface distance was off by -0.01 to 0.05 mm, the 95th percentile by 0.14 to 0.23 mm, the
+        Hausdorff distance, which a single voxel decides, by 0.35 to 0.72 mm; with 2 mm slices by
+        -0.05 to 0.07, 0.27 to 0.46 and 0.82 to 0.97 mm. Shifts by whole voxels are found exactly.
 
     Sources:
         Definitions: Taha and Hanbury 2015, BMC Med Imaging 15:29; area weights: Nikolov et al.
@@ -113,7 +116,7 @@ def smallest_distance_mm(first: Mask, second: Mask) -> float:
         EmptyStructureError: One of them has no voxel inside.
 
     Accuracy:
-        For balls at 1 mm voxels off by -0.2 to 0.4 mm; edges and corners of a box are rounded, so
+        For balls at 1 mm voxels off by -0.1 to 0.4 mm; edges and corners of a box are rounded, so
         distances between them come out up to half a voxel diagonal too long. Structures in
         neighbouring voxels touch: about 0.
     """
@@ -228,7 +231,7 @@ def _surface(inside: npt.NDArray[np.bool_], spacing: Array, origin_mm: Array) ->
         np.maximum(field, CENTRE_CLEARANCE),
         np.minimum(field, -CENTRE_CLEARANCE),
     )
-    mesh = marching_cubes(field, 0.0, spacing=tuple(spacing))
+    mesh = _marching_cubes(field, 0.0, spacing=tuple(spacing))
     corners, faces = mesh[:2]
     corners = corners.astype(np.float64) + origin_mm - _PAD_VOXELS * spacing
     triangles = corners[faces]

@@ -86,15 +86,12 @@ def run(
     resampled = tuple(
         _resampled(image, case.ct, registration)
         for registration in registrations
-        if registration.status is not RegistrationStatus.FAIL
         for image in case.mr
         if image.series_instance_uid in registration.series_uids
     )
     watch.begin("refinement")
     refinements = {
         roi: refine(mask, case.ct, resampled, organs, settings.refinement)
-        if resampled
-        else _abstained(registrations)
         for roi, mask in drawn.items()
     }
     watch.begin("metrics")
@@ -103,7 +100,11 @@ def run(
     return CaseResult(
         case=case,
         registrations=registrations,
-        resampled=resampled,
+        resampled=tuple(
+            item
+            for item in resampled
+            if item.registration.status is not RegistrationStatus.FAIL and item.valid.inside.any()
+        ),
         targets=targets,
         findings=(*case.findings, *findings, *_verdicts(registrations, targets)),
         timing_s=watch.spent_s,
@@ -173,17 +174,6 @@ def series_by_frame(series: Sequence[Image]) -> list[tuple[Image, ...]]:
 def _resampled(image: Image, ct: Image, registration: Registration) -> ResampledMr:
     moved, valid = resample(image, ct.geometry, registration.ct_from_mr)
     return ResampledMr(moved, valid, registration)
-
-
-def _abstained(registrations: Sequence[Registration]) -> Refinement:
-    reasons = [reason for registration in registrations for reason in registration.reasons]
-    if not registrations:
-        reasons = ["no MR series was fit to be used"]
-    return Refinement(
-        TargetStatus.ABSTAINED,
-        None,
-        tuple(f"no MR could be brought to the CT: {reason}" for reason in reasons),
-    )
 
 
 def _measured(

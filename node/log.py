@@ -25,6 +25,8 @@ from typing import Any, TextIO
 from handlers.errors import HandlerError
 from node.errors import NodeError
 
+LOGGER = logging.getLogger(__name__)
+
 CASE_ID: ContextVar[str | None] = ContextVar("case_id", default=None)
 """The case that the current work is for; every log line names it."""
 
@@ -156,6 +158,15 @@ def configure_logging(
         foreign.propagate = True
         foreign.handlers.clear()  # pydicom brings a handler of its own that knows no mask
     logging.captureWarnings(True)
+    threading.excepthook = _log_dead_thread
+
+
+def _log_dead_thread(failure: threading.ExceptHookArgs) -> None:
+    """Log what ended a thread; Python itself would print the exception's text."""
+    name = failure.thread.name if failure.thread is not None else ""
+    error = failure.exc_value
+    extra = {"thread_name": name}
+    LOGGER.error("thread.died", exc_info=error, extra=extra)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -110,6 +110,7 @@ class StoreScp:
         self._stopping = threading.Event()
         self._ended = threading.Condition()
         self._ae = _application_entity(config)
+        self._server: Any = None
         self._sweeper = threading.Thread(target=self._sweep, name="scp-sweep", daemon=True)
 
     def start(self) -> int:
@@ -123,7 +124,7 @@ class StoreScp:
         if closed:
             LOGGER.warning("associations.abandoned", extra={"count": closed})
         try:
-            server: Any = self._ae.start_server(
+            self._server = self._ae.start_server(
                 (node.host, node.port), block=False, evt_handlers=self._handlers()
             )
         except OSError as error:
@@ -132,7 +133,7 @@ class StoreScp:
                 hint="choose another node.host or node.port, or stop what uses it",
             ) from error
         self._sweeper.start()
-        port = int(server.server_address[1])
+        port = int(self._server.server_address[1])
         LOGGER.info("scp.listening", extra={"host": node.host, "port": port})
         return port
 
@@ -148,7 +149,11 @@ class StoreScp:
         with self._ended:
             self._ended.wait_for(lambda: not self._sessions, grace_s)
         self._stopping.set()
-        self._ae.shutdown()
+        self._abort_established()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+        self._abort_established()  # those that were being negotiated meanwhile
         for assoc in list(self._sessions):
             assoc.join(WRITING_GRACE_S)
         if self._sweeper.is_alive():
@@ -156,6 +161,11 @@ class StoreScp:
         for assoc in list(self._sessions):
             self._end(assoc, AssociationOutcome.NODE_STOPPED)
         LOGGER.info("scp.stopped")
+
+    def _abort_established(self) -> None:
+        # not AE.shutdown: it also aborts what is being rejected, which breaks its state machine
+        for assoc in [a for a in list(self._sessions) if a.is_established]:
+            assoc.abort()
 
     def _handlers(self) -> list[Any]:
         return [

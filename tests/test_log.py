@@ -23,7 +23,9 @@ def logging_as_before() -> Iterator[None]:
     """Give the process its logging back."""
     loggers = [logging.getLogger(name) for name in TOUCHED]
     kept = [(x, x.level, list(x.handlers), x.propagate) for x in loggers]
+    hook = threading.excepthook
     yield
+    threading.excepthook = hook
     logging.captureWarnings(False)
     for logger, level, handlers, propagate in kept:
         logger.setLevel(level)
@@ -166,3 +168,16 @@ def test_text_of_pydicom_is_withheld() -> None:
     assert {line["logger"] for line in lines} == {"pydicom", "py.warnings"}
     assert "UNKNOWNPERSON" not in json.dumps(lines)
     assert any("UserWarning" in line["place"] for line in lines)
+
+
+def test_thread_that_dies_is_logged_without_text() -> None:
+    """Python would print the exception with its text to stderr."""
+
+    def run() -> None:
+        thread = threading.Thread(target=lambda: float("UNKNOWNPERSON"), name="worker")
+        thread.start()
+        thread.join()
+
+    (line,) = lines_of(run)
+    assert (line["event"], line["thread_name"]) == ("thread.died", "worker")
+    assert "UNKNOWNPERSON" not in json.dumps(line)

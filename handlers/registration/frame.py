@@ -1,7 +1,7 @@
 """One MR frame of reference brought to the planning CT, from the first look to the verdict."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from handlers.registration.judgement import (
 )
 from handlers.registration.leading import by_preference, leading_series
 from handlers.registration.prepare import Prepared, prepared_ct, prepared_mr
-from handlers.registration.rigid import refine_pose
+from handlers.registration.rigid import follow, refine_pose
 from handlers.registration.settings import RegistrationSettings
 from handlers.registration.start import Candidate, Explained, find_starts
 from handlers.values import Image, Mask, Registration, RegistrationStatus
@@ -51,6 +51,7 @@ class _Found:
 
     start: RigidTransform
     by_brightness: RigidTransform
+    by_finer_bins: RigidTransform
     by_edges: RigidTransform
     rival_ratio: float
 
@@ -166,7 +167,7 @@ def _search(
     tried: list[tuple[float, RigidTransform, RigidTransform]] = []
     for start in _start_poses(ct, leader, settings):
         try:
-            pose = refine_pose(ct, mr, start, centre_mm, settings, 0, settings.samples)
+            pose = refine_pose(ct, mr, start, centre_mm, settings, 0)
         except RegistrationFailedError:
             continue  # another start may overlap better
         nats = explained.nats(pose)
@@ -179,7 +180,7 @@ def _search(
     followed = [
         (explained.nats(pose), start, pose)
         for start, pose in (
-            (start, refine_pose(ct, mr, pose, centre_mm, settings, 1, settings.samples))
+            (start, refine_pose(ct, mr, pose, centre_mm, settings, 1))
             for _, start, pose in tried[: settings.followed_count]
         )
     ]
@@ -191,15 +192,13 @@ def _search(
         if pose.largest_distance_mm(other, corners) > SAME_POSE_MM
     ]
     near = ct.cropped(pose.inverse().apply(mr.geometry.corners_mm()), CT_MARGIN_MM)
-    for level in range(2, len(settings.level_spacings_mm)):
-        pose = refine_pose(near, mr, pose, centre_mm, settings, level, settings.samples)
-    edge_pose = start
-    ct_edges, mr_edges = near.edges(settings.edge_sigma_mm), mr.edges(settings.edge_sigma_mm)
-    for level in range(len(settings.level_spacings_mm)):
-        edge_pose = refine_pose(
-            ct_edges, mr_edges, edge_pose, centre_mm, settings, level, settings.edge_samples
-        )
-    return _Found(start, pose, edge_pose, max(rivals, default=0.0) / best if best > 0 else 1.0)
+    by_brightness = follow(near, mr, pose, centre_mm, settings, first_level=2)
+    finer = replace(settings, histogram_bins=settings.checking_bins)
+    by_finer_bins = follow(near, mr, start, centre_mm, finer)
+    sigma_mm = settings.edge_sigma_mm
+    by_edges = follow(near.edges(sigma_mm), mr.edges(sigma_mm), start, centre_mm, settings)
+    rival_ratio = max(rivals, default=0.0) / best if best > 0 else 1.0
+    return _Found(start, by_brightness, by_finer_bins, by_edges, rival_ratio)
 
 
 def _start_poses(
@@ -218,12 +217,17 @@ def _judged(
     centre_mm = points.mean(axis=0)
     corners = box_corners(centre_mm, settings.box_half_mm)
     pose = found.by_brightness
-    apart_mm = np.linalg.norm(pose.apply(corners) - found.by_edges.apply(corners), axis=1)
+    apart_mm = [
+        np.linalg.norm(pose.apply(corners) - other.apply(corners), axis=1)
+        for other in (found.by_finer_bins, found.by_edges)
+    ]
+    spread_mm = max(float(np.median(apart)) for apart in apart_mm)
     neighbourhood = Neighbourhood(ct, mr, centre_mm, settings)
     figures = {
-        "runs_apart_mm": float(apart_mm.max()),
-        "runs_apart_median_mm": float(np.median(apart_mm)),
-        "uncertainty_mm": max(LEAST_UNCERTAINTY_MM, float(np.median(apart_mm))),
+        "runs_apart_mm": float(np.max(apart_mm)),
+        "bins_apart_mm": float(apart_mm[0].max()),
+        "edges_apart_mm": float(apart_mm[1].max()),
+        "uncertainty_mm": max(LEAST_UNCERTAINTY_MM, spread_mm),
         "target_coverage": _coverage(mr, points, pose),
         "similarity": neighbourhood.similarity(pose),
         "sharpness": neighbourhood.sharpness(pose),

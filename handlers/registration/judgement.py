@@ -122,9 +122,8 @@ def _bins(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         return np.zeros(0, dtype=np.int64)
     low, high = np.percentile(voxels, (1.0, 99.0))
     width = max(float(high - low), 1e-6)
-    return np.clip((voxels - low) / width * NEIGHBOURHOOD_BINS, 0, NEIGHBOURHOOD_BINS - 1).astype(
-        np.int64
-    )
+    bins = np.clip((voxels - low) / width * NEIGHBOURHOOD_BINS, 0, NEIGHBOURHOOD_BINS - 1)
+    return np.asarray(bins, dtype=np.int64)
 
 
 def _normalized_information(

@@ -12,7 +12,7 @@ COVERAGE_GIVEN_UP = 0.1
 
 
 def by_preference(mr: Sequence[Image]) -> tuple[Image, ...]:
-    """Return the series, the best suited first: by contrast, then voxel size, then field of view."""
+    """Return the series, the best first: by contrast, then voxel size, then field of view."""
 
     def rank(image: Image) -> tuple[int, float, float, str]:
         known = image.contrast if image.contrast in CONTRAST_ORDER else ""
@@ -35,14 +35,13 @@ def leading_series(preferred: Sequence[Image], coverage: Mapping[str, float]) ->
         coverage: Fraction of the target that each shows once roughly placed, by series UID.
     """
     most = max(coverage.values())
-    for place, image in enumerate(preferred):
-        shown = coverage[image.series_instance_uid]
-        if shown >= most - COVERAGE_GIVEN_UP:
-            break
+    shown = [coverage[image.series_instance_uid] for image in preferred]
+    place = next(k for k, fraction in enumerate(shown) if fraction >= most - COVERAGE_GIVEN_UP)
+    image = preferred[place]
     why = (
         f"The series with contrast {image.contrast or 'unknown'} and voxels of "
         f"{image.geometry.voxel_volume_mm3:.1f} mm3 leads of {len(preferred)}: "
-        f"it shows the fraction {shown:.2f} of the target"
+        f"it shows the fraction {shown[place]:.2f} of the target"
     )
     if place:
         why += f"; {place} series preferred by contrast or resolution show less"

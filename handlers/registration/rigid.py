@@ -8,11 +8,10 @@ Read first: Mattes et al. 2003, IEEE Trans Med Imaging 22:120-128.
 """
 
 import numpy as np
-import numpy.typing as npt
-import SimpleITK as sitk
+import SimpleITK
 
 from handlers.errors import RegistrationFailedError
-from handlers.geometry import RigidTransform
+from handlers.geometry import Points, RigidTransform
 from handlers.registration.prepare import Prepared
 from handlers.registration.settings import RegistrationSettings
 from handlers.sampling import itk_image, itk_mask
@@ -21,10 +20,10 @@ from handlers.values import Image, Mask
 CT_MARGIN_MM = 25.0
 """CT kept around the MR's extent: beyond it nothing can overlap, and air would eat the samples."""
 
-LEAST_STEP = 0.01
+LEAST_STEP = 0.02
 """The optimiser of a level ends when its step fell to this fraction of the level's first step."""
 
-RELAXATION = 0.6
+RELAXATION = 0.5
 """Factor by which a step shrinks when the gradient turns back."""
 
 
@@ -32,10 +31,9 @@ def refine_pose(
     ct: Prepared,
     mr: Prepared,
     start: RigidTransform,
-    centre_mm: npt.NDArray[np.float64],
+    centre_mm: Points,
     settings: RegistrationSettings,
     level: int,
-    samples: int,
 ) -> RigidTransform:
     """Return the pose of highest mutual information near `start`, at one level of resolution.
 
@@ -46,7 +44,6 @@ def refine_pose(
         centre_mm: Centre of rotation, LPS in the CT frame.
         settings: Steps, samples, bins and seed.
         level: Which of `settings.level_spacings_mm`.
-        samples: CT points at which the images are compared.
 
     Raises:
         RegistrationFailedError: The images do not overlap enough to be compared.
@@ -55,13 +52,13 @@ def refine_pose(
     extent = start.inverse().apply(mr.geometry.corners_mm())
     fixed = ct.cropped(extent, CT_MARGIN_MM).shrunk(spacing_mm)
     moving = mr.shrunk(spacing_mm)
-    registration = sitk.ImageRegistrationMethod()
+    registration = SimpleITK.ImageRegistrationMethod()
     registration.SetNumberOfThreads(1)
     registration.SetMetricAsMattesMutualInformation(settings.histogram_bins)
     registration.SetMetricSamplingStrategy(registration.RANDOM)
-    wanted = samples / fixed.voxels.size
+    wanted = settings.level_samples[level] / fixed.voxels.size
     registration.SetMetricSamplingPercentage(min(1.0, wanted), settings.seed)
-    registration.SetInterpolator(sitk.sitkLinear)
+    registration.SetInterpolator(SimpleITK.sitkLinear)
     registration.SetMetricMovingMask(itk_mask(Mask(moving.geometry, moving.valid)))
     step_mm = settings.level_steps_mm[level]
     registration.SetOptimizerAsRegularStepGradientDescent(
@@ -88,19 +85,35 @@ def refine_pose(
     return _rigid(transform, start)
 
 
-def _itk(volume: Prepared) -> sitk.Image:
+def follow(
+    ct: Prepared,
+    mr: Prepared,
+    start: RigidTransform,
+    centre_mm: Points,
+    settings: RegistrationSettings,
+    *,
+    first_level: int = 0,
+) -> RigidTransform:
+    """Return where `refine_pose` ends from `start`, level after level to the finest."""
+    pose = start
+    for level in range(first_level, len(settings.level_spacings_mm)):
+        pose = refine_pose(ct, mr, pose, centre_mm, settings, level)
+    return pose
+
+
+def _itk(volume: Prepared) -> SimpleITK.Image:
     return itk_image(Image(volume.geometry, volume.voxels, "", ""))
 
 
-def _euler(pose: RigidTransform, centre_mm: npt.NDArray[np.float64]) -> sitk.Euler3DTransform:
-    transform = sitk.Euler3DTransform()
+def _euler(pose: RigidTransform, centre_mm: Points) -> SimpleITK.Euler3DTransform:
+    transform = SimpleITK.Euler3DTransform()
     transform.SetCenter([float(v) for v in centre_mm])
     transform.SetMatrix([float(v) for v in pose.matrix[:3, :3].ravel()], 1e-5)
     transform.SetTranslation([float(v) for v in pose.apply(centre_mm)[0] - centre_mm])
     return transform
 
 
-def _rigid(transform: sitk.Euler3DTransform, like: RigidTransform) -> RigidTransform:
+def _rigid(transform: SimpleITK.Euler3DTransform, like: RigidTransform) -> RigidTransform:
     matrix = np.eye(4)
     matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
     centre = np.array(transform.GetCenter())

@@ -17,10 +17,10 @@ class RegistrationSettings:
         followed_count: Best of those that are followed to the middle level.
         level_spacings_mm: Voxel edge aimed at on each level, coarse to fine.
         level_steps_mm: First step of the optimiser on each level.
-        samples: CT points at which the optimiser compares the images.
-        edge_samples: The same for the second run, on edges.
+        level_samples: CT points at which the optimiser compares the images on each level.
         edge_sigma_mm: Width of the Gaussian under which the second run sees edges.
         histogram_bins: Bins per image of the mutual information.
+        checking_bins: The same for the third run, which sees grey values more finely.
         iterations: Most steps per level.
         box_half_mm: Half edge of the box around the targets' centre at whose corners runs are
             compared.
@@ -42,10 +42,10 @@ class RegistrationSettings:
     followed_count: int = 2
     level_spacings_mm: tuple[float, ...] = (6.0, 3.0, 1.5)
     level_steps_mm: tuple[float, ...] = (4.0, 1.0, 0.5)
-    samples: int = 100_000
-    edge_samples: int = 60_000
+    level_samples: tuple[int, ...] = (20_000, 50_000, 100_000)
     edge_sigma_mm: float = 2.0
     histogram_bins: int = 32
+    checking_bins: int = 50
     iterations: int = 100
     box_half_mm: float = 40.0
     neighbourhood_mm: float = 50.0

@@ -140,7 +140,7 @@ def _shares(voxels: Volume, centres: npt.NDArray[np.float64]) -> Volume:
     """Return the weight of each class (first axis) at each voxel; the weights sum to one."""
     at = np.interp(voxels, centres, np.arange(len(centres), dtype=float))
     classes = np.arange(len(centres)).reshape(-1, *([1] * voxels.ndim))
-    return np.clip(1.0 - np.abs(at - classes), 0.0, None).astype(np.float32)
+    return np.asarray(np.clip(1.0 - np.abs(at - classes), 0.0, None), dtype=np.float32)
 
 
 def _ct_classes(ct: Prepared, lattice: _Lattice) -> Volume:
@@ -190,7 +190,8 @@ def _information(ct_classes: Volume, mr_classes: Volume, least_overlap: float) -
 
 
 def _n_log_n(counts: npt.ArrayLike) -> Volume:
-    return np.asarray(counts * np.log(np.maximum(counts, 1e-3)), dtype=np.float32)
+    array = np.asarray(counts)
+    return np.asarray(array * np.log(np.maximum(array, 1e-3)), dtype=np.float32)
 
 
 def _peaks(information: Volume) -> list[tuple[tuple[int, int, int], float]]:

@@ -35,7 +35,8 @@ class Index:
 
     def __init__(self, url: str) -> None:
         self._url = sa.make_url(url)
-        # parameters are hidden: they hold patient identifiers, and exceptions reach the log
+        # parameters hold patient identifiers; PostgreSQL may quote them all the same, so the
+        # text of foreign exceptions is kept out of the log, too (node.log)
         self.engine = sa.create_engine(self._url, hide_parameters=True)
         if self._url.get_backend_name() == "sqlite":
             sa.event.listen(self.engine, "connect", _prepare_sqlite)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -167,42 +168,8 @@ class InstanceBook:
             quiet_s_by_peer: Quiet period of the peers that have one of their own.
             default_quiet_s: That of the others.
         """
-        counts = INSTANCES.c.is_newest & ~INSTANCES.c.is_ours
-        own = counts & (INSTANCES.c.patient_key == patient_key)
-        drawn_on = sa.select(INSTANCES.c.referenced_series).where(
-            own, INSTANCES.c.modality == STRUCTURE_SET, INSTANCES.c.referenced_series != ""
-        )
-        own_ct = sa.select(INSTANCES.c.series).where(own, INSTANCES.c.modality == CT)
-        moving = (
-            sa.select(SERIES_CARRIED.c.series)
-            .join(ASSOCIATIONS)
-            .where(ASSOCIATIONS.c.closed_at.is_(None))
-        )
-        older = INSTANCES.alias()
-        query = (
-            sa.select(
-                INSTANCES,
-                INSTANCES.c.series.in_(moving).label("is_moving"),
-                sa.exists()
-                .where(
-                    older.c.sop_instance_uid == INSTANCES.c.sop_instance_uid,
-                    older.c.id != INSTANCES.c.id,
-                )
-                .label("has_older"),
-            )
-            .where(
-                counts,
-                (INSTANCES.c.patient_key == patient_key)
-                | INSTANCES.c.series.in_(drawn_on)
-                | (
-                    (INSTANCES.c.modality == STRUCTURE_SET)
-                    & INSTANCES.c.referenced_series.in_(own_ct)
-                ),
-            )
-            .order_by(INSTANCES.c.id)
-        )
         with self._index.read() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(_group_query(patient_key)).all()
         return [
             StoredInstance(
                 header=InstanceHeader.from_json(json.loads(row.header)),
@@ -267,6 +234,42 @@ class InstanceBook:
 
 _CHUNK = 500
 """Values in one IN list; databases limit them."""
+
+
+def _group_query(patient_key: str) -> sa.Select[Any]:
+    """Select the rows of `instance_group`, and of each whether it is moving and has an older one."""
+    counts = INSTANCES.c.is_newest & ~INSTANCES.c.is_ours
+    own = counts & (INSTANCES.c.patient_key == patient_key)
+    drawn_on = sa.select(INSTANCES.c.referenced_series).where(
+        own, INSTANCES.c.modality == STRUCTURE_SET, INSTANCES.c.referenced_series != ""
+    )
+    own_ct = sa.select(INSTANCES.c.series).where(own, INSTANCES.c.modality == CT)
+    moving = (
+        sa.select(SERIES_CARRIED.c.series)
+        .join(ASSOCIATIONS)
+        .where(ASSOCIATIONS.c.closed_at.is_(None))
+    )
+    older = INSTANCES.alias()
+    has_older = sa.exists().where(
+        older.c.sop_instance_uid == INSTANCES.c.sop_instance_uid, older.c.id != INSTANCES.c.id
+    )
+    is_drawn_on_own_ct = (
+        INSTANCES.c.modality == STRUCTURE_SET
+    ) & INSTANCES.c.referenced_series.in_(own_ct)
+    return (
+        sa.select(
+            INSTANCES,
+            INSTANCES.c.series.in_(moving).label("is_moving"),
+            has_older.label("has_older"),
+        )
+        .where(
+            counts,
+            (INSTANCES.c.patient_key == patient_key)
+            | INSTANCES.c.series.in_(drawn_on)
+            | is_drawn_on_own_ct,
+        )
+        .order_by(INSTANCES.c.id)
+    )
 
 
 def _columns(header: InstanceHeader, stored_file: StoredFile) -> dict[str, object]:

@@ -23,7 +23,7 @@ DOSE_SPACING_MM = 3.0
 PLANNING_CENTRE_MM = (0.0, 0.0, 0.0)
 """Centre of the CT in its frame: on the midline at the height of the liver hilum."""
 
-MR_CENTRE_MM = (-6.0, -4.0, 0.0)
+MR_CENTRE_MM = (-8.0, -3.0, 7.0)
 """Centre of the MR volume, told in the CT's frame; the hilum lies near it."""
 
 

@@ -56,6 +56,9 @@ HOTTEST_DOSE = 1.28
 PENUMBRA_MM = 4.5
 COVERAGE_MARGIN_MM = 2.0
 
+DOSE_STEP_GY = 1e-6
+"""Dose Grid Scaling: fine enough for 32 bits to make sense, no dose comes near their end."""
+
 COLORS = {TARGET_NAME: (255, 0, 0), "External": (0, 200, 0), "Liver": (150, 90, 40)}
 
 
@@ -358,9 +361,9 @@ def dose_gy(
 
 
 def dose(
-    series: Series, ct: Geometry, plan_instance: Dataset, dose_of_grid: npt.NDArray[np.float64]
+    series: Series, ct: Geometry, plan_instance: Dataset, absorbed_gy: npt.NDArray[np.float64]
 ) -> Dataset:
-    """Return the RT Dose: whole plan, Gy, 32 bits, on the grid `dose_geometry(ct)`."""
+    """Return the RT Dose: whole plan, Gy, 32 bits; `absorbed_gy` lies on `dose_geometry(ct)`."""
     grid = dose_geometry(ct)
     ds = new_instance(RTDoseStorage, series, 1)
     ds.OperatorsName = ""
@@ -381,8 +384,7 @@ def dose(
     ds.ReferencedRTPlanSequence = sequence_of(
         reference_item(plan_instance.SOPClassUID, plan_instance.SOPInstanceUID)
     )
-    scaling = 1e-6
-    ds.DoseGridScaling = decimals([scaling])[0]
-    ds.PixelData = np.rint(dose_of_grid / scaling).astype("<u4").tobytes()
+    ds.DoseGridScaling = decimals([DOSE_STEP_GY])[0]
+    ds.PixelData = np.rint(absorbed_gy / DOSE_STEP_GY).astype("<u4").tobytes()
     ds["PixelData"].VR = "OW"
     return ds
