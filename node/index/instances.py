@@ -237,7 +237,7 @@ _CHUNK = 500
 
 
 def _group_query(patient_key: str) -> sa.Select[Any]:
-    """Select the rows of `instance_group`, and of each whether it is moving and has an older one."""
+    """Select the rows of `instance_group`; of each also whether it is moving and has an older one."""
     counts = INSTANCES.c.is_newest & ~INSTANCES.c.is_ours
     own = counts & (INSTANCES.c.patient_key == patient_key)
     drawn_on = sa.select(INSTANCES.c.referenced_series).where(
