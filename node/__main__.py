@@ -21,21 +21,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from node import demo as demonstration
 from node import process as processing
 from node.case_job import software_version
 from node.compute_job import summary_lines
 from node.config import Config, Peer, read_config
 from node.conformance import conformance_statement
 from node.delivery import InstanceOutcome, echo, send_instances
-from node.doctor import run_checks
 from node.errors import ConfigError, NodeError
 from node.index import Index
 from node.index.cases import CaseBook
 from node.index.deliveries import DeliveryBook
 from node.index.states import CaseState
 from node.log import configure_logging
-from node.service import Node
 
 FAILED = 1
 WRONG_USE = 2
@@ -65,6 +62,8 @@ def serve(
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Run the node: receive, compute, deliver, until SIGTERM or Ctrl-C."""
+    from node.service import Node  # a second of imports that no other command needs
+
     settings = _config(config)
     configure_logging(log_level, as_json=True)
     stopping = threading.Event()
@@ -128,6 +127,8 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Send a synthetic patient to the running node; a stand-in TPS takes the results."""
+    from node import demo as demonstration  # likewise
+
     settings = _config(config)
     folder = out if out is not None else Path(tempfile.mkdtemp(prefix="hilum-demo-results-"))
     with _progress(demonstration.STEPS, quiet=as_json) as on_step:
@@ -151,6 +152,8 @@ def demo(
 @app.command()
 def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check configuration, port, disk, clock and peers; say what to mend."""
+    from node.doctor import run_checks  # likewise
+
     checks = run_checks(_config(config), echo_timeout_s=5.0)
     if as_json:
         _print_json([asdict(check) for check in checks])

@@ -138,6 +138,8 @@ def _read(root: Path, paths: Sequence[str]) -> list[pydicom.Dataset]:
     for path in paths:
         try:
             datasets.append(pydicom.dcmread(root / path))
+        except (MemoryError, OSError):
+            raise  # the machine's fault, not the object's
         except Exception as error:  # pydicom raises many kinds for a broken file
             raise InputRejectedError(
                 [f"object {Path(path).stem[:12]} cannot be read ({type(error).__name__})"],

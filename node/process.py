@@ -17,8 +17,9 @@ from node.assembly import CaseProposal, Patience, StoredInstance, assemble
 from node.case_job import case_job
 from node.compute_job import METRICS_FILE, OUTPUT_FOLDER, Outcome
 from node.config import Config, Protocol
+from node.element_reader import encoded_from_file
 from node.errors import NodeError, UnfitObjectError, UnreadableObjectError
-from node.header import header_from_file
+from node.header import header_from_bytes
 from node.supervise import ChildProcesses
 
 STEPS = (
@@ -114,11 +115,12 @@ def gather(inputs: Sequence[Path]) -> Gathered:
     arrived = datetime.now(UTC)
     for number, path in enumerate(_files(inputs), start=1):
         try:
-            header = header_from_file(path)
+            transfer_syntax_uid, encoded = encoded_from_file(path)
+            header = header_from_bytes(encoded, transfer_syntax_uid)
         except (UnreadableObjectError, UnfitObjectError) as error:
             unreadable.append(f"file {number}: {error}")
             continue
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(encoded).hexdigest()
         earlier = found.get(header.sop_instance_uid)
         if header.is_ours or (earlier is not None and earlier.sha256 == digest):
             continue

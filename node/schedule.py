@@ -94,7 +94,7 @@ class Schedule:
         with self._lock:
             asked, self._asked = self._asked, set()
         for patient_key in changed | asked:
-            self._due.setdefault(patient_key, now)
+            self._due[patient_key] = now
         for patient_key in [key for key, at in self._due.items() if at <= now]:
             del self._due[patient_key]
             proposals = self._look_at(patient_key, now)

@@ -111,7 +111,7 @@ class Workflow:
         DBOS.destroy()
 
     def start_what_is_due(self) -> None:
-        """Hand every ready revision and every pending delivery to its queue; repeats are harmless."""
+        """Hand ready revisions and pending deliveries to their queues; repeats are harmless."""
         for revision in self._cases.ready_revisions():
             self._enqueue(
                 f"compute.{revision.case_id}.{revision.revision}.{revision.run}",

@@ -1,13 +1,13 @@
 """A node as a process of its own, as a department runs it; killed and started at will."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from pydicom import Dataset
 
 from node.config import Peer, Role
 from node.delivery import InstanceOutcome, send_instances
+from node.index import Index
+from node.index.cases import CaseBook, CaseRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -164,29 +166,35 @@ class NodeProcess:
         """Run a command of `hilum` with this node's configuration."""
         return run_hilum(*arguments, "--config", str(self.config))
 
-    def cases(self) -> list[dict[str, Any]]:
-        """Return what `hilum cases list --json` prints."""
-        answer = self.hilum("cases", "list", "--json")
-        assert answer.returncode == 0, answer.stderr
-        found: list[dict[str, Any]] = json.loads(answer.stdout)
+    def cases(self) -> list[CaseRecord]:
+        """Return what the index knows of all cases."""
+        with self._book() as book:
+            return book.cases()
+
+    def case(self) -> CaseRecord:
+        """Return all that the index knows of the only case."""
+        with self._book() as book:
+            (only,) = book.cases()
+            found = book.case(only.case_id)
+        assert found is not None
         return found
 
-    def case(self) -> dict[str, Any]:
-        """Return what `hilum cases show --json` prints of the only case."""
-        (only,) = self.cases()
-        answer = self.hilum("cases", "show", only["case_id"], "--json")
-        assert answer.returncode == 0, answer.stderr
-        found: dict[str, Any] = json.loads(answer.stdout)
-        return found
+    @contextmanager
+    def _book(self) -> Iterator[CaseBook]:
+        index = Index(f"sqlite:///{self.folder / 'data' / 'index.sqlite'}")
+        try:
+            yield CaseBook(index)
+        finally:
+            index.close()
 
-    def wait_for_state(self, *states: str, timeout_s: float = 120) -> dict[str, Any]:
+    def wait_for_state(self, *states: str, timeout_s: float = 120) -> CaseRecord:
         """Wait until the only case is in one of the states, and return it."""
 
-        def reached() -> dict[str, Any] | None:
+        def reached() -> CaseRecord | None:
             cases = self.cases()
-            return self.case() if cases and cases[0]["state"] in states else None
+            return self.case() if cases and cases[0].state in states else None
 
-        found: dict[str, Any] = wait_for(reached, timeout_s=timeout_s, what=" or ".join(states))
+        found: CaseRecord = wait_for(reached, timeout_s=timeout_s, what=" or ".join(states))
         return found
 
 

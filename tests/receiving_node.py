@@ -163,3 +163,18 @@ def status_of(assoc: Association, raw: bytes, ds: Dataset, **command: str) -> in
     status = answer_to(assoc, raw, ds, **command).Status
     assert status is not None
     return int(status)
+
+
+def cut(ds: Dataset) -> bytes:
+    """Return a data set that ends early."""
+    return encoded(ds)[:-100]
+
+
+def without(keyword: str) -> Callable[[Dataset], bytes]:
+    """Return an encoder that leaves an attribute out."""
+
+    def make(ds: Dataset) -> bytes:
+        delattr(ds, keyword)
+        return encoded(ds)
+
+    return make

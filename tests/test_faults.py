@@ -75,8 +75,8 @@ def test_node_when_killed_at_random_moments_delivers_the_same_result_set(
             node.kill()
         with node:
             case = node.wait_for_state("delivered", "failed", "rejected", "undelivered")
-            assert case["state"] == "delivered", case
-            assert case["revision"] == 1
+            assert case.state == "delivered", case
+            assert case.revision == 1
             stored = list((node.folder / "data" / "objects").rglob("*.dcm"))
             leftovers = list((node.folder / "data" / "incoming").iterdir())
         receipts = tps.receipts
@@ -118,7 +118,7 @@ def test_peer_when_away_for_a_while_gets_the_results_later(
     node.send(files)
     case = node.wait_for_state("delivering")
     delivery = wait_for(
-        lambda: next((d for d in node.case()["deliveries"] if d["attempts"] >= 2), None),
+        lambda: next((d for d in node.case().deliveries if d["attempts"] >= 2), None),
         timeout_s=60,
         what="two attempts",
     )
@@ -126,7 +126,7 @@ def test_peer_when_away_for_a_while_gets_the_results_later(
     node.kill()
     with node, StandInReceiver(tmp_path / "tps", "TPS", port) as tps:
         case = node.wait_for_state("delivered", "undelivered")
-        assert case["state"] == "delivered"
+        assert case.state == "delivered"
         assert len(tps.receipts) == expected_count(study)
 
 
@@ -138,14 +138,14 @@ def test_peer_when_it_rejects_permanently_is_not_asked_again(
     with NodeProcess(tmp_path / "node", {"tps": tps.port}) as node:
         node.send(files)
         case = node.wait_for_state("undelivered", "delivered")
-        assert case["state"] == "undelivered"
+        assert case.state == "undelivered"
         asked = len(tps.associations)
         time.sleep(3)
         assert len(tps.associations) == asked == 1
         tps.rejection = None
-        answer = node.hilum("cases", "retry", case["case_id"])
+        answer = node.hilum("cases", "retry", case.case_id)
         assert answer.returncode == 0, answer.stderr
-        assert node.wait_for_state("delivered")["state"] == "delivered"
+        assert node.wait_for_state("delivered").state == "delivered"
 
 
 def test_object_when_refused_for_good_leaves_the_case_undelivered_with_the_reason(
@@ -172,8 +172,8 @@ def test_object_when_refused_for_good_leaves_the_case_undelivered_with_the_reaso
         node.send(files)
         case = node.wait_for_state("undelivered", "delivered")
         taken = len(tps.kept)
-    assert case["state"] == "undelivered"
-    assert case["reason"].startswith("tps:")
+    assert case.state == "undelivered"
+    assert case.reason.startswith("tps:")
     assert taken == expected_count(study) - 1
 
 
@@ -193,7 +193,7 @@ def test_peer_when_it_aborts_in_the_middle_gets_every_object_at_last(
         NodeProcess(tmp_path / "node", {"tps": tps.port}) as node,
     ):
         node.send(files)
-        assert node.wait_for_state("delivered")["state"] == "delivered"
+        assert node.wait_for_state("delivered").state == "delivered"
         assert len(tps.kept) == expected_count(study)
 
 
@@ -217,7 +217,7 @@ def test_disk_when_full_refuses_with_a_status_that_says_so(
 ) -> None:
     """Issue 2: disk full; the sender is told 0xA700 and nothing is half stored."""
     storescu = peer_program("storescu")
-    with NodeProcess(tmp_path / "node", {}, min_free_mib=1e9) as node:
+    with NodeProcess(tmp_path / "node", {}, min_free_mib=9e6) as node:
         address = ["-aec", "HILUM", "-aet", "SCANNER", "127.0.0.1", str(node.port)]
         answer = subprocess.run(
             [storescu, "-v", *address, str(files[0])], capture_output=True, text=True, check=False
@@ -232,16 +232,16 @@ def test_case_when_slices_are_missing_waits_and_says_how_many(
     """DESIGN 3: what is missing is named; the late slices complete the case."""
     missing = files[4:7]
     assert all(pydicom.dcmread(p).Modality == "CT" for p in missing)
-    with NodeProcess(tmp_path / "node", {"tps": tps.port}, incomplete_s=60) as node:
+    with NodeProcess(tmp_path / "node", {"tps": tps.port}, incomplete_s=600) as node:
         node.send([p for p in files if p not in missing])
         case = node.wait_for_state("waiting")
         shown = wait_for(
-            lambda: "3 of" in node.case()["reason"], timeout_s=20, what="the missing slices named"
+            lambda: "3 of" in node.case().reason, timeout_s=20, what="the missing slices named"
         )
         assert shown
-        assert case["revision"] == 0
+        assert case.revision == 0
         node.send(missing)
-        assert node.wait_for_state("delivered")["revision"] == 1
+        assert node.wait_for_state("delivered").revision == 1
 
 
 def test_late_mr_when_it_comes_makes_the_next_revision(
@@ -252,11 +252,11 @@ def test_late_mr_when_it_comes_makes_the_next_revision(
     early = [p for p in files if pydicom.dcmread(p).SeriesInstanceUID != late]
     with NodeProcess(tmp_path / "node", {"tps": tps.port}) as node:
         node.send(early)
-        assert node.wait_for_state("delivered")["revision"] == 1
+        assert node.wait_for_state("delivered").revision == 1
         first = set(tps.receipts)
         node.send([p for p in files if p not in early])
         wait_for(
-            lambda: node.case()["revision"] == 2 and node.case()["state"] == "delivered",
+            lambda: node.case().revision == 2 and node.case().state == "delivered",
             timeout_s=120,
             what="revision 2",
         )

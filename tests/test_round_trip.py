@@ -58,7 +58,7 @@ def test_results_when_a_phantom_is_sent_come_back_whole(
     with NodeProcess(tmp_path / "node", {"tps": tps.port}) as node:
         node.send(files)
         case = node.wait_for_state("delivered", "failed", "rejected", "undelivered")
-    assert case["state"] == "delivered", case
+    assert case.state == "delivered", case
     received = by_class([pydicom.dcmread(path) for path in tps.kept.values()])
     counts = {uid: len(objects) for uid, objects in received.items()}
     assert counts == {
@@ -110,7 +110,7 @@ def test_same_objects_when_sent_again_make_no_second_delivery(
         node.send(tps.kept.values())
         node.send(files[:3])
         case = node.case()
-        assert (case["state"], case["revision"]) == ("delivered", 1)
+        assert (case.state, case.revision) == ("delivered", 1)
         assert len(node.cases()) == 1
     assert all(len(versions) == 1 for versions in tps.receipts.values())
 
@@ -139,7 +139,7 @@ def test_dcmtk_when_it_is_sender_and_receiver_gets_the_results(
             )
             assert sent.returncode == 0, sent.stderr
             case = node.wait_for_state("delivered", "failed", "rejected")
-        assert case["state"] == "delivered", case
+        assert case.state == "delivered", case
     finally:
         receiver.terminate()
         receiver.wait()
@@ -210,7 +210,7 @@ def test_orthanc_when_it_is_the_pacs_shows_the_results_in_the_ct_study(
         with NodeProcess(tmp_path / "node", {"pacs": dicom_port}) as node:
             node.send(files)
             case = node.wait_for_state("delivered", "failed", "rejected", "undelivered")
-        assert case["state"] == "delivered", case
+        assert case.state == "delivered", case
         studies = ask("/studies?expand")
         assert isinstance(studies, list)
         uids = [s["MainDicomTags"]["StudyInstanceUID"] for s in studies]

@@ -22,9 +22,11 @@ from tests.receiving_node import (
     answer_to,
     associated,
     ct,
+    cut,
     encoded,
     running,
     status_of,
+    without,
 )
 
 
@@ -101,18 +103,6 @@ def test_peer_without_the_role_may_not_send(node: Node) -> None:
     assert node.objects() == []
 
 
-def _cut(ds: Dataset) -> bytes:
-    return encoded(ds)[:-100]
-
-
-def _without(keyword: str) -> Callable[[Dataset], bytes]:
-    def make(ds: Dataset) -> bytes:
-        delattr(ds, keyword)
-        return encoded(ds)
-
-    return make
-
-
 def _with(keyword: str, value: str) -> Callable[[Dataset], bytes]:
     def make(ds: Dataset) -> bytes:
         ds[keyword].VR = "LT"  # lets pydicom write anything; the reader looks at the tag
@@ -126,11 +116,11 @@ def _with(keyword: str, value: str) -> Callable[[Dataset], bytes]:
 @pytest.mark.parametrize(
     ("make", "command", "status", "comment"),
     [
-        (_cut, {}, 0xC000, "ends within element (7FE0,0010)"),
+        (cut, {}, 0xC000, "ends within element (7FE0,0010)"),
         (lambda _ds: b"no data set", {}, 0xC000, "no known VR"),
-        (_without("FrameOfReferenceUID"), {}, 0xA900, "FrameOfReferenceUID is missing"),
-        (_without("StudyInstanceUID"), {}, 0xA900, "StudyInstanceUID is missing"),
-        (_without("SOPInstanceUID"), {}, 0xA900, "SOPInstanceUID is missing"),
+        (without("FrameOfReferenceUID"), {}, 0xA900, "FrameOfReferenceUID is missing"),
+        (without("StudyInstanceUID"), {}, 0xA900, "StudyInstanceUID is missing"),
+        (without("SOPInstanceUID"), {}, 0xA900, "SOPInstanceUID is missing"),
         (_with("Modality", "MR"), {}, 0xA900, "Modality is not CT"),
         (_with("SOPInstanceUID", "../../../tmp/evil"), {}, 0xA900, "not a legal UID"),
         (encoded, {"instance": "1.2.3"}, 0xA900, "SOP Instance UID differs"),

@@ -29,9 +29,11 @@ from tests.receiving_node import (
     ask,
     associated,
     ct,
+    cut,
     encoded,
     running,
     status_of,
+    without,
 )
 
 
@@ -187,12 +189,15 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
         killed.port = int(process.stdout.readline())
         answered = []
         with associated(killed) as assoc:
+            line: Any = assoc.dul.socket
+            connection = line.socket
             for number in range(12):
                 assert status_of(assoc, encoded(ct(number)), ct(number)) == 0x0000
                 answered.append(encoded(ct(number)))
             ask(assoc, encoded(ct(99)), ct(99))  # and do not wait for the answer
             process.kill()
-        process.wait(LONG_S)
+            process.wait(LONG_S)
+        connection.close()  # pynetdicom leaves it open
     killed.index.close()
     with running(tmp_path) as node:
         node.store.recover()
@@ -232,7 +237,7 @@ def test_no_identifier_in_any_log_line(node: Node) -> None:
     """Invariant 6: a marked patient goes through success, refusal and failure."""
     with captured_log() as stream:
         with associated(node, sop_classes=(uid.CTImageStorage,)) as assoc:
-            for make in (encoded, encoded, _cut, _without("StudyInstanceUID")):
+            for make in (encoded, encoded, cut, without("StudyInstanceUID")):
                 answer_to(assoc, make(ct()), ct())
             with node.index.begin() as connection:
                 connection.execute(sa.text("ALTER TABLE instances RENAME TO elsewhere"))

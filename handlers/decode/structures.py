@@ -157,9 +157,9 @@ def _check_frames(
 ) -> list[Finding]:
     """Return a finding for each frame of reference in which ROIs are drawn, but the CT's.
 
-    Where the structure set as a whole names the CT's frame alone, an ROI of its own mind is a slip of
-    the sender (real exports have it): a warning, since contours that lie on no slice of the CT are
-    told apart by their geometry anyway.
+    Where the structure set as a whole names the CT's frame alone, an ROI of its own mind is a slip
+    of the sender (real exports have it): a warning, since contours that lie on no slice of the CT
+    are told apart by their geometry anyway.
     """
     listed = {
         text_of(item, "FrameOfReferenceUID")

@@ -164,15 +164,17 @@ def judge(figures: Mapping[str, float], limits: tuple[Limit, ...]) -> Judgement:
 
 
 LIMITS = (
-    # 8 sarcoma pairs with a reference: 1.4 to 8.0 mm; the hard STS_028 5.2 mm
+    # 8 sarcoma pairs with a reference: 1.5 to 5.2 mm, STS_002 6.9 mm; the hard STS_034 13 mm; MR of
+    # other patients: 9 to 110 mm in 6 crossed sarcoma pairs, 25 and 32 mm in the abdomen
     Limit(
         "runs_apart_mm",
-        5.0,
+        6.0,
         10.0,
         True,
-        "Two runs, on brightness and on edges, end {value:.1f} mm apart near the target.",
+        "Runs on brightness, on finer grey values and on edges end up to {value:.1f} mm apart "
+        "near the target.",
     ),
-    # TG-132 asks for agreement near the target; what the MR does not show cannot agree
+    # not measured: a target that the MR does not show cannot be refined there
     Limit(
         "target_coverage",
         0.98,
@@ -180,16 +182,17 @@ LIMITS = (
         False,
         "The MR shows only the fraction {value:.2f} of the target.",
     ),
-    # 8 sarcoma pairs with a reference: 1.37 to 1.93; the hard STS_028 1.18
+    # 8 sarcoma pairs with a reference: 1.33 to 1.73; the hard STS_028 1.22;
+    # MR of other patients: 0.88 to 1.26
     Limit(
         "sharpness",
         1.25,
         1.10,
         False,
         "Pushing the MR 8 mm away hardly changes how well it fits (ratio {value:.2f}, good "
-        "pairs show 1.4 and more).",
+        "pairs show 1.33 and more).",
     ),
-    # all sarcoma pairs: below 4 degrees; patients are set up within about 15 degrees
+    # all ten sarcoma pairs: below 4 degrees; MR of other patients: often above 24 degrees
     Limit(
         "rotation_angle_deg",
         15.0,
@@ -197,7 +200,7 @@ LIMITS = (
         True,
         "The MR would have to be turned by {value:.0f} degrees against its orientation labels.",
     ),
-    # the start is exhaustive on an 8 mm grid and a 12 degree fan
+    # all ten sarcoma pairs: 4 to 14 mm; MR of other patients: 21 to 92 mm
     Limit(
         "moved_from_start_mm",
         25.0,
@@ -205,7 +208,7 @@ LIMITS = (
         True,
         "The pose ran {value:.0f} mm away from the place found by the exhaustive search.",
     ),
-    # a rival pose elsewhere that explains nearly as much makes the choice arbitrary
+    # all ten sarcoma pairs: 0.34 to 0.88; MR of other patients: 0.51 to 1.0
     Limit(
         "rival_ratio",
         0.95,

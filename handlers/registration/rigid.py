@@ -53,7 +53,6 @@ def refine_pose(
     fixed = ct.cropped(extent, CT_MARGIN_MM).shrunk(spacing_mm)
     moving = mr.shrunk(spacing_mm)
     registration = SimpleITK.ImageRegistrationMethod()
-    registration.SetNumberOfThreads(1)
     registration.SetMetricAsMattesMutualInformation(settings.histogram_bins)
     registration.SetMetricSamplingStrategy(registration.RANDOM)
     wanted = settings.level_samples[level] / fixed.voxels.size
@@ -73,6 +72,9 @@ def refine_pose(
     registration.SetOptimizerScales([lever_mm2] * 3 + [1.0] * 3)
     transform = _euler(start, centre_mm)
     registration.SetInitialTransform(transform, inPlace=True)
+    # the metric heeds the global number of threads only, and sums differ in their last digits
+    threads = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
         registration.Execute(_itk(fixed), _itk(moving))
     except RuntimeError as error:
@@ -80,6 +82,8 @@ def refine_pose(
             f"the optimiser at {spacing_mm} mm found too little common to both images",
             hint="Check that the MR shows the region of the target.",
         ) from error
+    finally:
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     if not np.all(np.isfinite(transform.GetParameters())):
         raise RegistrationFailedError(f"the optimiser at {spacing_mm} mm diverged")
     return _rigid(transform, start)

@@ -26,6 +26,9 @@ CT_CLASS_CENTRES_HU = (-300.0, -190.0, -90.0, 0.0, 60.0, 250.0)
 MR_CLASS_PERCENTILES = (10.0, 35.0, 60.0, 85.0, 97.0)
 """Centres of the MR's classes among its body voxels; air is a class of its own."""
 
+TURNED_DEG = 60.0
+"""Poses turned by more than this contradict the orientation labels."""
+
 PEAK_DISTANCE = 3
 """Two candidates of one rotation lie at least this many grid steps apart."""
 
@@ -39,7 +42,7 @@ class Candidate:
 
     Attributes:
         mr_from_ct: The pose.
-        information: Mutual information times the overlap; for ranking only.
+        information: Mutual information times the overlap, weighted; for ranking only.
     """
 
     mr_from_ct: RigidTransform
@@ -80,28 +83,34 @@ def find_starts(
             offset = mr_lattice.rotation @ (mr_lattice.origin - begin)
             matrix = turn.matrix.copy()
             matrix[:3, 3] = offset
-            found.append(
-                Candidate(RigidTransform(matrix, turn.to_frame_uid, turn.from_frame_uid), value)
-            )
+            pose = RigidTransform(matrix, turn.to_frame_uid, turn.from_frame_uid)
+            found.append(Candidate(pose, value * label_weight(pose, settings)))
     return tuple(sorted(found, key=lambda c: -c.information))
+
+
+def label_weight(mr_from_ct: RigidTransform, settings: RegistrationSettings) -> float:
+    """Return the factor by which a pose counts, given that orientation labels are mostly right."""
+    return settings.turned_weight if mr_from_ct.rotation_angle_deg > TURNED_DEG else 1.0
 
 
 class Explained:
     """How much of the CT an MR explains at any pose: the search's own measure, without its grid."""
 
-    def __init__(self, ct: Prepared, mr: Prepared, spacing_mm: float) -> None:
-        lattice = _Lattice.over(ct, np.eye(3), spacing_mm)
+    def __init__(self, ct: Prepared, mr: Prepared, settings: RegistrationSettings) -> None:
+        lattice = _Lattice.over(ct, np.eye(3), settings.start_spacing_mm)
+        self._settings = settings
         self._points = lattice.points()
         self._ct_shares = _ct_classes(ct, lattice).reshape(len(CT_CLASS_CENTRES_HU), -1)
         self._mr = mr
         self._centres = _mr_class_centres(mr)
 
     def nats(self, mr_from_ct: RigidTransform) -> float:
-        """Return mutual information times the overlap; comparable between poses of one pair."""
+        """Return mutual information times the overlap, weighted by `label_weight`."""
         voxels, valid = self._mr.at(mr_from_ct.apply(self._points))
         mr_shares = _shares(voxels[valid], self._centres)
         joint = self._ct_shares[:, valid] @ mr_shares.T
-        return float(
+        weight = label_weight(mr_from_ct, self._settings)
+        return weight * float(
             _n_log_n(joint).sum()
             - _n_log_n(joint.sum(axis=0)).sum()
             - _n_log_n(joint.sum(axis=1)).sum()

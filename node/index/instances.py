@@ -124,7 +124,7 @@ class InstanceBook:
             StorageFullError: No room for it.
         """
         with self._index.begin() as connection:
-            _lock_instance(connection, header.sop_instance_uid)
+            _take_turns(connection)
             known = set(
                 connection.scalars(
                     sa.select(INSTANCES.c.sha256).where(
@@ -236,8 +236,12 @@ _CHUNK = 500
 """Values in one IN list; databases limit them."""
 
 
+_ADDING_LOCK = 0x48494C554D
+"""Key of the advisory lock for adding instances (PostgreSQL 13.3.5): HILUM in ASCII."""
+
+
 def _group_query(patient_key: str) -> sa.Select[Any]:
-    """Select the rows of `instance_group`; of each also whether it is moving and has an older one."""
+    """Select the rows of `instance_group`; of each, whether it is moving and has an older one."""
     counts = INSTANCES.c.is_newest & ~INSTANCES.c.is_ours
     own = counts & (INSTANCES.c.patient_key == patient_key)
     drawn_on = sa.select(INSTANCES.c.referenced_series).where(
@@ -288,14 +292,14 @@ def _columns(header: InstanceHeader, stored_file: StoredFile) -> dict[str, objec
     }
 
 
-def _lock_instance(connection: sa.Connection, sop_instance_uid: str) -> None:
-    """Keep two versions of one SOP instance from both becoming the newest.
+def _take_turns(connection: sa.Connection) -> None:
+    """Let one transaction at a time add instances, until it ends.
 
-    SQLite has the whole database locked already.
+    So two versions of one SOP instance cannot both become the newest, and row ids are committed in
+    their order, on which `patient_keys_since` relies. SQLite has the whole database locked already.
     """
     if connection.dialect.name == "postgresql":
-        key = int.from_bytes(hashlib.sha256(sop_instance_uid.encode()).digest()[:8], signed=True)
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADDING_LOCK)))
 
 
 def _carry_series(connection: sa.Connection, association_id: int | None, series: str) -> None:

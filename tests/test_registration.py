@@ -1,0 +1,306 @@
+"""Registration: truth is a motion that the test itself applied, or a pair that must not match."""
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from skimage.draw import polygon2mask
+
+from handlers.errors import EmptyStructureError, GeometryMismatchError
+from handlers.geometry import Geometry, RigidTransform
+from handlers.registration import RegistrationSettings, register_frame
+from handlers.registration.judgement import LIMITS, Limit, box_corners, judge
+from handlers.registration.leading import by_preference, leading_series
+from handlers.values import Image, Mask, Registration, RegistrationStatus
+
+CT_FRAME = "1.2.826.0.1.1"
+MR_FRAME = "1.2.826.0.1.2"
+SETTINGS = RegistrationSettings()
+MOTION = {"translation_mm": (15.0, -10.0, 20.0), "rotation_deg": (5.0, -4.0, 6.0)}
+
+
+def _grid(
+    frame: str,
+    spacing_mm: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    origin_mm: tuple[float, float, float],
+) -> Geometry:
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]]) * np.array(spacing_mm)
+    matrix[:3, 3] = origin_mm
+    return Geometry(frame, matrix, shape)
+
+
+def _tissue(points: np.ndarray) -> np.ndarray:
+    """Return HU of an analytic body at LPS points: skin, fat, organs, spine, a gas bubble."""
+
+    def ball(centre: tuple[float, float, float], radii: tuple[float, float, float]) -> np.ndarray:
+        return np.asarray(np.sum(((points - centre) / np.array(radii)) ** 2, axis=1) < 1.0)
+
+    hu = np.full(len(points), -1000.0)
+    hu[ball((0, 0, 0), (120, 85, 150))] = -100.0
+    hu[ball((0, 0, 0), (108, 74, 145))] = 40.0
+    hu[ball((45, -15, 10), (42, 38, 48))] = 75.0
+    hu[ball((-50, 5, -20), (24, 26, 40))] = -5.0
+    hu[ball((0, 52, 0), (15, 14, 170))] = 350.0
+    hu[ball((-15, -35, 30), (16, 12, 14))] = -900.0
+    hu[ball((10, 5, -35), (9, 30, 9))] = 160.0
+    hu[ball((-20, 20, 45), (25, 12, 10))] = 120.0
+    return hu
+
+
+def _ct() -> Image:
+    geometry = _grid(CT_FRAME, (4.0, 2.5, 2.5), (66, 80, 110), (-137.0, -99.0, -130.0))
+    hu = _tissue(geometry.points_from_indices(np.indices(geometry.shape).reshape(3, -1).T))
+    noise = np.random.default_rng(5).normal(0.0, 12.0, len(hu))
+    return Image(geometry, (hu + noise).reshape(geometry.shape).astype(np.float32), "CT", "1.1")
+
+
+def _mr(ct_from_mr: RigidTransform, origin_mm: tuple[float, float, float]) -> Image:
+    """Return an MR that sees the same body, its grey values a non-monotonic map of HU."""
+    geometry = _grid(MR_FRAME, (4.5, 2.0, 2.0), (36, 90, 110), origin_mm)
+    points = geometry.points_from_indices(np.indices(geometry.shape).reshape(3, -1).T)
+    grey = np.interp(
+        _tissue(ct_from_mr.apply(points)),
+        (-1000.0, -900.0, -100.0, -5.0, 40.0, 75.0, 120.0, 160.0, 350.0),
+        (5.0, 10.0, 900.0, 150.0, 380.0, 520.0, 700.0, 250.0, 120.0),
+    )
+    bias = 1.0 + 0.15 * (points[:, 0] - points[:, 0].mean()) / 100.0
+    noise = np.random.default_rng(7).normal(0.0, 15.0, len(grey))
+    return Image(
+        geometry,
+        np.abs(grey * bias + noise).reshape(geometry.shape).astype(np.float32),
+        "MR",
+        "2.1",
+        "T1",
+        "T1",
+    )
+
+
+def _target(ct: Image) -> Mask:
+    points = ct.geometry.points_from_indices(np.indices(ct.geometry.shape).reshape(3, -1).T)
+    inside = np.linalg.norm(points - (10.0, -5.0, 5.0), axis=1) < 15.0
+    return Mask(ct.geometry, inside.reshape(ct.geometry.shape))
+
+
+def _motion(translation_mm: tuple[float, float, float]) -> RigidTransform:
+    return RigidTransform.from_parameters(
+        rotation_deg=(3.0, -2.0, 5.0),
+        translation_mm=translation_mm,
+        to_frame_uid=CT_FRAME,
+        from_frame_uid=MR_FRAME,
+    )
+
+
+@pytest.fixture(scope="module")
+def ct() -> Image:
+    return _ct()
+
+
+@pytest.fixture(scope="module")
+def found(ct: Image) -> tuple[RigidTransform, Image, Registration]:
+    """The true motion, 400 mm away along z, with a partly overlapping MR, and what was found."""
+    truth = _motion((30.0, -20.0, -400.0))
+    mr = _mr(truth, (-140.0, -70.0, 322.0))
+    return truth, mr, register_frame(ct, [mr], [_target(ct)], SETTINGS)
+
+
+def test_register_recovers_a_known_motion_when_the_mr_lies_400_mm_away(
+    found: tuple[RigidTransform, Image, Registration],
+) -> None:
+    """Bar 3: the synthetic pair is recovered within 1 mm at every corner of the box."""
+    truth, _, registration = found
+    corners = truth.inverse().apply(box_corners(registration.centre_mm, 40.0))
+    assert registration.ct_from_mr.largest_distance_mm(truth, corners) < 1.0
+    assert registration.status is RegistrationStatus.PASS, registration.reasons
+    assert registration.reasons == ()
+    assert registration.leading_series_uid == "2.1"
+
+
+def test_register_gives_the_same_result_when_run_again(
+    ct: Image, found: tuple[RigidTransform, Image, Registration]
+) -> None:
+    """The same inputs give the same transform to 0.01 mm, and the same verdict."""
+    _, mr, first = found
+    again = register_frame(ct, [mr], [_target(ct)], SETTINGS)
+    corners = mr.geometry.corners_mm()
+    assert again.ct_from_mr.largest_distance_mm(first.ct_from_mr, corners) < 0.01
+    assert again.quality == first.quality
+
+
+def test_register_does_not_pass_when_the_mr_is_mirrored_head_to_feet(
+    ct: Image, found: tuple[RigidTransform, Image, Registration]
+) -> None:
+    """A mirror image is no motion of the same body: it must not pass."""
+    _, mr, _ = found
+    mirrored = Image(mr.geometry, mr.voxels[::-1].copy(), "MR", "2.2", "T1", "T1")
+    registration = register_frame(ct, [mirrored], [_target(ct)], SETTINGS)
+    assert registration.status is not RegistrationStatus.PASS
+    assert registration.reasons
+
+
+@pytest.mark.parametrize("what", ["noise", "constant", "zero", "one slice"])
+def test_register_does_not_pass_when_the_mr_shows_nothing(ct: Image, what: str) -> None:
+    """Noise and blanks end in a verdict with reasons, never in an error or a pass."""
+    geometry = _grid(MR_FRAME, (5.0, 3.0, 3.0), (30, 60, 70), (0.0, 0.0, 0.0))
+    voxels = {
+        "noise": np.random.default_rng(3).uniform(0, 500, geometry.shape),
+        "constant": np.full(geometry.shape, 300.0),
+        "zero": np.zeros(geometry.shape),
+        "one slice": np.random.default_rng(3).uniform(0, 500, geometry.shape),
+    }[what].astype(np.float32)
+    if what == "one slice":
+        geometry = geometry.crop((0, 0, 0), (1, 60, 70))
+        voxels = voxels[:1].copy()
+    mr = Image(geometry, voxels, "MR", "2.3", "", "T1")
+    registration = register_frame(ct, [mr], [_target(ct)], SETTINGS)
+    assert registration.status is not RegistrationStatus.PASS
+    assert all(reason.endswith(".") for reason in registration.reasons)
+    assert registration.reasons
+    assert np.isfinite(registration.uncertainty_mm)
+
+
+def test_register_refuses_when_frames_or_targets_are_unfit(ct: Image) -> None:
+    """Programmer's mistakes and an empty target are told at once."""
+    mr = _mr(_motion((0.0, 0.0, 0.0)), (-110.0, -90.0, -80.0))
+    other = Image(ct.geometry, ct.voxels, "MR", "2.9")
+    nothing = Mask(ct.geometry, np.zeros(ct.geometry.shape, dtype=bool))
+    with pytest.raises(EmptyStructureError):
+        register_frame(ct, [mr], [nothing], SETTINGS)
+    with pytest.raises(GeometryMismatchError):
+        register_frame(ct, [mr, other], [_target(ct)], SETTINGS)
+    with pytest.raises(ValueError, match="without a series"):
+        register_frame(ct, [], [_target(ct)], SETTINGS)
+
+
+def _series(uid: str, contrast: str, spacing_mm: float) -> Image:
+    geometry = _grid(MR_FRAME, (spacing_mm,) * 3, (4, 4, 4), (0.0, 0.0, 0.0))
+    return Image(geometry, np.ones(geometry.shape, np.float32), "MR", uid, "", contrast)
+
+
+def test_leading_series_is_t1_when_it_shows_the_target() -> None:
+    """T1 leads T2 leads the rest, diffusion last; a series that misses the target gives way."""
+    series = [
+        _series("adc", "ADC", 1.0),
+        _series("dwi", "DWI", 1.0),
+        _series("coarse", "T1", 3.0),
+        _series("fine", "T1", 1.0),
+        _series("t2", "T2", 1.0),
+        _series("unknown", "", 1.0),
+    ]
+    ordered = by_preference(series)
+    uids = [image.series_instance_uid for image in ordered]
+    assert uids == ["fine", "coarse", "t2", "unknown", "dwi", "adc"]
+    everywhere = dict.fromkeys(uids, 1.0)
+    assert leading_series(ordered, everywhere)[0].series_instance_uid == "fine"
+    chosen, why = leading_series(ordered, {**everywhere, "fine": 0.3, "coarse": 0.2})
+    assert chosen.series_instance_uid == "t2"
+    assert "0.98" not in why
+    assert "1.00 of the target" in why
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        (1.0, RegistrationStatus.PASS),
+        (5.0, RegistrationStatus.WARN),
+        (12.0, RegistrationStatus.FAIL),
+        (float("nan"), RegistrationStatus.FAIL),
+    ],
+)
+def test_judge_gives_the_worst_verdict_when_a_figure_crosses_a_limit(
+    value: float, status: RegistrationStatus
+) -> None:
+    """A figure at a limit counts as crossed; a figure that is no number counts as bad."""
+    limits = (
+        Limit("apart_mm", 5.0, 10.0, True, "Apart {value:.1f} mm."),
+        Limit("shown", 0.9, 0.5, False, "Shown {value:.2f}."),
+    )
+    verdict = judge({"apart_mm": value, "shown": 1.0, "uncertainty_mm": 2.0}, limits)
+    assert verdict.status is status
+    assert bool(verdict.reasons) is (status is not RegistrationStatus.PASS)
+    worse = judge({"apart_mm": value, "shown": 0.1, "uncertainty_mm": 2.0}, limits)
+    assert worse.status is RegistrationStatus.FAIL
+
+
+def test_limits_are_ordered_so_that_fail_lies_beyond_warn() -> None:
+    """A limit whose fail were milder than its warn could never warn."""
+    assert all((limit.fail > limit.warn) is limit.is_upper for limit in LIMITS)
+
+
+def _read(folder: Path, modality: str) -> Image:
+    slices = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dcm"))]
+    slices.sort(key=lambda ds: float(ds.ImagePositionPatient[2]))
+    first, last = slices[0], slices[-1]
+    begin = np.array(first.ImagePositionPatient, dtype=float)
+    matrix = np.eye(4)
+    matrix[:3, 0] = (np.array(last.ImagePositionPatient, dtype=float) - begin) / (len(slices) - 1)
+    matrix[:3, 1] = (0.0, float(first.PixelSpacing[0]), 0.0)
+    matrix[:3, 2] = (float(first.PixelSpacing[1]), 0.0, 0.0)
+    matrix[:3, 3] = begin
+    voxels = np.stack(
+        [
+            ds.pixel_array * float(ds.get("RescaleSlope", 1)) + float(ds.get("RescaleIntercept", 0))
+            for ds in slices
+        ]
+    ).astype(np.float32)
+    geometry = Geometry(str(first.FrameOfReferenceUID), matrix, voxels.shape)
+    contrast = "T1" if modality == "MR" else ""
+    return Image(geometry, voxels, modality, str(first.SeriesInstanceUID), "", contrast)
+
+
+def _drawn(path: Path, name: str, ct: Image) -> Mask:
+    ds = pydicom.dcmread(path)
+    number = next(int(r.ROINumber) for r in ds.StructureSetROISequence if r.ROIName == name)
+    inside = np.zeros(ct.geometry.shape, dtype=bool)
+    for roi in ds.ROIContourSequence:
+        if int(roi.ReferencedROINumber) == number:
+            for contour in roi.ContourSequence:
+                corners = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
+                at = ct.geometry.indices_from_points(corners)
+                inside[round(at[0, 0])] ^= polygon2mask(ct.geometry.shape[1:], at[:, 1:])
+    return Mask(ct.geometry, inside)
+
+
+def _moved(mr: Image) -> tuple[Image, RigidTransform]:
+    """Return the MR moved by `MOTION` about its centre, in a frame of its own, and the motion."""
+    moved_from_mr = RigidTransform.from_parameters(
+        **MOTION,
+        centre_mm=mr.geometry.centre_mm(),
+        to_frame_uid=MR_FRAME,
+        from_frame_uid=mr.geometry.frame_of_reference_uid,
+    )
+    geometry = Geometry(
+        MR_FRAME, moved_from_mr.matrix @ mr.geometry.patient_from_index, mr.geometry.shape
+    )
+    return Image(geometry, mr.voxels, "MR", mr.series_instance_uid, "", "T1"), moved_from_mr
+
+
+@pytest.mark.real_data
+def test_register_follows_a_known_motion_when_the_mr_is_real(real_data: Path) -> None:
+    """Bar 1: as it is, and moved by a known motion into a frame of its own: within 3 mm."""
+    folder = real_data / "sarcoma-ct-mr" / "STS_010"
+    ct, mr = _read(folder / "CT/image", "CT"), _read(folder / "MR_T1/image", "MR")
+    target = _drawn(folder / "CT/mask/RS.dcm", "GTV_Mass_CT", ct)
+    plain = register_frame(ct, [mr], [target], SETTINGS)
+    moved, moved_from_mr = _moved(mr)
+    again = register_frame(ct, [moved], [target], SETTINGS)
+    corners = plain.ct_from_mr.inverse().apply(box_corners(plain.centre_mm, 40.0))
+    taken_out = again.ct_from_mr @ moved_from_mr
+    assert taken_out.largest_distance_mm(plain.ct_from_mr, corners) < 3.0
+    assert plain.status is RegistrationStatus.PASS, plain.reasons
+
+
+def test_register_survives_when_the_mr_is_zero_outside_a_block(
+    ct: Image, found: tuple[RigidTransform, Image, Registration]
+) -> None:
+    """Bar 6: filler zeros around a cropped MR are no tissue and do not pull the result away."""
+    truth, mr, _ = found
+    voxels = mr.voxels.copy()
+    voxels[:, :, :25] = 0.0
+    voxels[:, :20] = 0.0
+    cropped = Image(mr.geometry, voxels, "MR", "2.4", "", "T1")
+    registration = register_frame(ct, [cropped], [_target(ct)], SETTINGS)
+    corners = truth.inverse().apply(box_corners(registration.centre_mm, 40.0))
+    assert registration.ct_from_mr.largest_distance_mm(truth, corners) < 2.0
