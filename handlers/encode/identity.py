@@ -23,7 +23,7 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from handlers.encode.text import LO_LENGTH, character_sets_of, legal_text
+from handlers.encode.text import LO_LENGTH, SH_LENGTH, character_sets_of, legal_text
 from handlers.errors import EncodingError
 from handlers.values import CaseResult, Registration
 
@@ -74,6 +74,10 @@ STUDY_KEYWORDS = {
 }
 """Study attributes copied from the CT, besides the UID; True: type 2."""
 
+
+SHORT_LABELS = ("StudyID", "AccessionNumber")
+"""Labels of the study that are left empty where the CT's are longer than their VR allows: real CTs
+have such, a strict receiver refuses them, and the study is identified by its UID."""
 
 UNPAIRED_BODY_PARTS = frozenset(
     [
@@ -285,6 +289,9 @@ class ResultSet:
             del ds.SpecificCharacterSet
         for keyword, is_type_2 in (PATIENT_KEYWORDS | STUDY_KEYWORDS).items():
             _copy_element(ds, self.ct, keyword, is_type_2=is_type_2)
+        for keyword in SHORT_LABELS:
+            if len(str(ds.get(keyword) or "")) > SH_LENGTH:
+                setattr(ds, keyword, None)
         ds.StudyInstanceUID = self.ct.StudyInstanceUID
         ds.Manufacturer = MANUFACTURER
         ds.ManufacturerModelName = MODEL_NAME

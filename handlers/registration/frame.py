@@ -28,7 +28,7 @@ SAME_POSE_MM = 10.0
 """Coarse poses closer than this at the corners of the box are one and the same."""
 
 LEAST_UNCERTAINTY_MM = 2.0
-"""Even runs that agree exactly share errors: on the sarcoma pairs the main run lies 0.5 to 2.2 mm
+"""Even runs that agree exactly share errors: on the sarcoma pairs the main run lies 0.5 to 2.0 mm
 from the nearer of two independent engines."""
 
 NO_POSE_UNCERTAINTY_MM = 1000.0

@@ -165,7 +165,8 @@ def judge(figures: Mapping[str, float], limits: tuple[Limit, ...]) -> Judgement:
 
 LIMITS = (
     # 8 sarcoma pairs with a reference: 1.5 to 5.2 mm, STS_002 6.9 mm; the hard STS_034 13 mm; MR of
-    # other patients: 9 to 110 mm in 6 crossed sarcoma pairs, 25 and 32 mm in the abdomen
+    # other patients: 26 to 171 mm in 9 of 10 crossed sarcoma pairs but 5.2 mm in the tenth (two
+    # thighs), 25 and 32 mm in the abdomen. Agreement alone is therefore no proof either.
     Limit(
         "runs_apart_mm",
         6.0,
@@ -182,17 +183,18 @@ LIMITS = (
         False,
         "The MR shows only the fraction {value:.2f} of the target.",
     ),
-    # 8 sarcoma pairs with a reference: 1.33 to 1.73; the hard STS_028 1.22;
-    # MR of other patients: 0.88 to 1.26
+    # 8 sarcoma pairs with a reference: 1.33 to 1.73; the hard STS_028 1.22; MR of other patients:
+    # 0.88 to 1.28. The gap is thin.
     Limit(
         "sharpness",
-        1.25,
+        1.30,
         1.10,
         False,
         "Pushing the MR 8 mm away hardly changes how well it fits (ratio {value:.2f}, good "
         "pairs show 1.33 and more).",
     ),
-    # all ten sarcoma pairs: below 4 degrees; MR of other patients: often above 24 degrees
+    # all ten sarcoma pairs: below 4 degrees, 13 with a known turn; MR of other patients: 24 to 179
+    # degrees in 10 crossed sarcoma pairs, 2 and 8 in the abdomen
     Limit(
         "rotation_angle_deg",
         15.0,
@@ -200,15 +202,16 @@ LIMITS = (
         True,
         "The MR would have to be turned by {value:.0f} degrees against its orientation labels.",
     ),
-    # all ten sarcoma pairs: 4 to 14 mm; MR of other patients: 21 to 92 mm
+    # all ten sarcoma pairs: 4 to 14 mm, 28 with a known turn that no start has (STS_020); MR of
+    # other patients: 32 to 111 mm in 10 crossed sarcoma pairs, 21 and 53 in the abdomen
     Limit(
         "moved_from_start_mm",
-        25.0,
-        45.0,
+        35.0,
+        50.0,
         True,
         "The pose ran {value:.0f} mm away from the place found by the exhaustive search.",
     ),
-    # all ten sarcoma pairs: 0.34 to 0.88; MR of other patients: 0.51 to 1.0
+    # all ten sarcoma pairs: 0.34 to 0.88; MR of other patients: 0.52 to 1.0
     Limit(
         "rival_ratio",
         0.95,

@@ -15,7 +15,7 @@ class RegistrationSettings:
         least_start_overlap: Fraction of the smaller body part that must overlap at a start.
         turned_weight: What a pose explains counts by this factor when it contradicts the
             orientation labels (turned by more than 60 degrees): labels are right unless the content
-            says otherwise clearly. On the sarcoma pairs they explain 0.39 to 0.70 of the best.
+            says otherwise clearly. On the sarcoma pairs they explain 0.41 to 0.69 of the best.
         start_count: Best starts that are tried at the coarsest level.
         followed_count: Best of those that are followed to the middle level.
         level_spacings_mm: Voxel edge aimed at on each level, coarse to fine.
