@@ -316,7 +316,7 @@ def test_different_patients_when_identifiers_are_equal_get_no_contour(
 
 
 def test_real_pair_when_its_mr_is_moved_is_found_again(real_data: Path, tmp_path: Path) -> None:
-    """Issue 2: both maps agree within 3 mm once the known motion is taken out (all: tests/bench)."""
+    """Issue 2: both maps agree within 3 mm once the known motion is taken out."""
     worst, _, _ = consistency_mm(real_data / "sarcoma-ct-mr" / "STS_010", tmp_path)
     assert worst < BAR_MM
 
