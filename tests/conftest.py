@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +20,12 @@ def _absent(what: str) -> None:
 def peer_program() -> Callable[[str], str]:
     """Return a function that finds a program of DCMTK, Orthanc, dicom3tools or plastimatch."""
 
+    # pynetdicom installs programs of the same names beside our interpreter: not the judges we mean
+    ours = Path(sys.executable).parent
+    folders = [f for f in os.get_exec_path() if Path(f).resolve() != ours.resolve()]
+
     def find(name: str) -> str:
-        path = shutil.which(name)
+        path = shutil.which(name, path=os.pathsep.join(folders))
         if path is None:
             _absent(f"the program {name} (deploy/test.sh installs it)")
         return str(path)

@@ -41,12 +41,14 @@ def test_node_when_killed_at_random_moments_delivers_the_same_result_set(
     study: PhantomStudy,
     files: list[Path],
     tmp_path: Path,
+    peer_program: Callable[[str], str],
 ) -> None:
     """Issue 2: SIGKILL at ten random moments of one case's life; the same result, each object once.
 
     The moments are spread over the whole life, from the first received object to the last delivered
     one: an undisturbed life is measured first.
     """
+    storescu = peer_program("storescu")
     with StandInReceiver(tmp_path / "undisturbed-tps", "TPS") as quiet_tps:
         started = time.monotonic()
         with NodeProcess(tmp_path / "undisturbed", {"tps": quiet_tps.port}) as node:
@@ -64,7 +66,7 @@ def test_node_when_killed_at_random_moments_delivers_the_same_result_set(
         for kill in range(KILLS):
             node.start()
             if kill == 0:
-                sender = start_sending(node, files)
+                sender = start_sending(storescu, node, files)
                 time.sleep(moments.uniform(0.0, 1.0))
                 node.kill()
                 sender.wait()
@@ -87,17 +89,12 @@ def test_node_when_killed_at_random_moments_delivers_the_same_result_set(
         assert len(set(versions)) == 1, f"{uid} was delivered with two contents"
 
 
-def start_sending(node: NodeProcess, files: list[Path]) -> "subprocess.Popen[bytes]":
+def start_sending(storescu: str, node: NodeProcess, files: list[Path]) -> "subprocess.Popen[bytes]":
     """Send in the background with DCMTK, as a scanner that is cut off in the middle."""
-    import shutil
-
-    program = shutil.which("storescu")
     arguments = ["-aec", "HILUM", "-aet", "SCANNER", "127.0.0.1", str(node.port)]
-    if program is None:
-        return subprocess.Popen(["true"])
     folder = str(files[0].parent)
     return subprocess.Popen(
-        [program, "--scan-directories", *arguments, folder],
+        [storescu, "--scan-directories", *arguments, folder],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
