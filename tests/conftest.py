@@ -19,7 +19,6 @@ def _absent(what: str) -> None:
 @pytest.fixture
 def peer_program() -> Callable[[str], str]:
     """Return a function that finds a program of DCMTK, Orthanc, dicom3tools or plastimatch."""
-
     # pynetdicom installs programs of the same names beside our interpreter: not the judges we mean
     ours = Path(sys.executable).parent
     folders = [f for f in os.get_exec_path() if Path(f).resolve() != ours.resolve()]
