@@ -9,10 +9,12 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +38,18 @@ from node.log import configure_logging
 
 FAILED = 1
 WRONG_USE = 2
+STOPPED = 128
+"""Added to the number of the signal that stopped a command, as shells do."""
+
+
+class LogLevel(StrEnum):
+    """Severities of the log."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
 
 OUT = Console(soft_wrap=True, highlight=False, markup=False)
 ERR = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -59,12 +73,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print what a script ca
 @app.command()
 def serve(
     config: ConfigOption = None,
-    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    log_level: Annotated[LogLevel, typer.Option(help="Least severity that is logged.")] = (
+        LogLevel.INFO
+    ),
 ) -> None:
     """Run the node: receive, compute, deliver, until SIGTERM or Ctrl-C."""
     from node.service import Node  # a second of imports that no other command needs
 
-    settings = _config(config)
+    settings = read_config(config)
     configure_logging(log_level, as_json=True)
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -102,19 +118,26 @@ def process(
     as_json: JsonOption = False,
 ) -> None:
     """Compute one case from files, without network: the same result set, on disk."""
-    settings = _config(config)
-    with _progress(processing.STEPS, quiet=as_json) as on_step:
-        outcome = processing.process(inputs, out, settings, protocol_name=protocol, on_step=on_step)
+    settings = read_config(config)
+    try:
+        with _progress(processing.STEPS, quiet=as_json) as on_step:
+            outcome = processing.process(
+                inputs, out, settings, protocol_name=protocol, on_step=on_step
+            )
+    except processing.NoCaseError as error:
+        if as_json:
+            _print_json({"kind": "no case", "reasons": error.reasons, "hint": error.hint})
+        raise
     if as_json:
         _print_json({**outcome.model_dump(), "out": str(out)})
     elif outcome.kind == "done":
-        for line in summary_lines(outcome.summary):
-            OUT.print(line)
+        for line in (*summary_lines(outcome.summary), *_findings(outcome.summary["findings"])):
+            OUT.print(_clean(line))
         OUT.print(f"{len(outcome.results)} objects and metrics.json in {out}")
     if outcome.kind != "done":
         if not as_json:
             for reason in outcome.reasons:
-                ERR.print(f"{outcome.kind}: {reason}")
+                ERR.print(_clean(f"{outcome.kind}: {reason}"))
         raise typer.Exit(FAILED)
 
 
@@ -129,7 +152,7 @@ def demo(
     """Send a synthetic patient to the running node; a stand-in TPS takes the results."""
     from node import demo as demonstration  # likewise
 
-    settings = _config(config)
+    settings = read_config(config)
     folder = out if out is not None else Path(tempfile.mkdtemp(prefix="hilum-demo-results-"))
     with _progress(demonstration.STEPS, quiet=as_json) as on_step:
         visit = demonstration.visit(
@@ -154,7 +177,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Check configuration, port, disk, clock and peers; say what to mend."""
     from node.doctor import run_checks  # likewise
 
-    checks = run_checks(_config(config), echo_timeout_s=5.0)
+    checks = run_checks(read_config(config), echo_timeout_s=5.0)
     if as_json:
         _print_json([asdict(check) for check in checks])
     else:
@@ -169,7 +192,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 @app.command("echo")
 def echo_peer(peer: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Ask a configured peer whether it hears us (C-ECHO)."""
-    settings = _config(config)
+    settings = read_config(config)
     result = echo(
         _peer(settings, peer),
         settings.node.ae_title,
@@ -189,7 +212,7 @@ def send(
     as_json: JsonOption = False,
 ) -> None:
     """Send DICOM files to a configured peer (C-STORE)."""
-    settings = _config(config)
+    settings = read_config(config)
     with _count(len(files), quiet=as_json) as advance:
         answers = send_instances(
             _peer(settings, peer),
@@ -212,7 +235,7 @@ def send(
 @app.command()
 def conformance(config: ConfigOption = None) -> None:
     """Print the DICOM conformance statement, from the running tables."""
-    sys.stdout.write(conformance_statement(_config(config)))
+    sys.stdout.write(conformance_statement(read_config(config)))
 
 
 @cases_app.command("list")
@@ -222,29 +245,29 @@ def list_cases(
     as_json: JsonOption = False,
 ) -> None:
     """List the cases, newest change first."""
-    with _index(_config(config)) as index:
+    with _index(read_config(config)) as index:
         records = [r for r in CaseBook(index).cases() if state is None or r.state is state]
     if as_json:
         _print_json([asdict(record) for record in records])
         return
     table = Table("case", "rev", "state", "protocol", "changed (UTC)", "why")
+    table.columns[0].no_wrap = True
     for record in records:
         changed = record.updated_at[:19].replace("T", " ")
-        table.add_row(
-            record.case_id,
-            str(record.revision),
-            record.state,
-            record.protocol,
-            changed,
-            record.reason,
-        )
-    OUT.print(table)
+        revision = str(record.revision)
+        row = [record.case_id, revision, record.state, record.protocol, changed, record.reason]
+        if OUT.is_terminal:
+            table.add_row(*map(_clean, row))
+        else:
+            OUT.print("\t".join(map(_clean, row)))
+    if OUT.is_terminal:
+        OUT.print(table)
 
 
 @cases_app.command("show")
 def show_case(case_id: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show one case: what it waits for, what was found, where its results went."""
-    with _index(_config(config)) as index:
+    with _index(read_config(config)) as index:
         record = CaseBook(index).case(case_id)
     if record is None:
         raise NodeError(f"no case {case_id}", hint="`hilum cases list` shows them")
@@ -253,12 +276,9 @@ def show_case(case_id: str, config: ConfigOption = None, as_json: JsonOption = F
         return
     OUT.print(f"case {record.case_id}, revision {record.revision}, protocol {record.protocol}")
     OUT.print(f"state: {record.state}" + (f": {record.reason}" if record.reason else ""))
-    for finding in record.findings:
-        OUT.print(f"{finding['severity']}: {finding['text']}")
-    for line in summary_lines(record.summary):
-        OUT.print(line)
-    for finding in record.summary.get("findings", ()):
-        OUT.print(f"{finding['severity']}: {finding['text']}")
+    told = record.summary.get("findings") or record.findings
+    for line in (*summary_lines(record.summary), *_findings(told)):
+        OUT.print(_clean(line))
     for page in record.history:
         OUT.print(f"{page['at'][:19]}  rev {page['revision']}  {page['state']}  {page['reason']}")
     for delivery in record.deliveries:
@@ -271,29 +291,37 @@ def show_case(case_id: str, config: ConfigOption = None, as_json: JsonOption = F
 
 @cases_app.command()
 def retry(case_id: str, config: ConfigOption = None) -> None:
-    """Begin again what was rejected, failed or not delivered."""
-    settings = _config(config)
+    """Begin again what was rejected, failed, abandoned or not delivered."""
+    settings = read_config(config)
     with _index(settings) as index:
         record = CaseBook(index).case(case_id)
         now = datetime.now(UTC)
-        if record is not None and record.state is CaseState.UNDELIVERED:
+        are_whole = record is not None and all(
+            (settings.node.data / path).exists() for path in record.results
+        )
+        if record is not None and record.state is CaseState.UNDELIVERED and are_whole:
             give_up = timedelta(hours=settings.node.delivery_give_up_h)
             DeliveryBook(index).reopen(case_id, give_up, now)
         else:
-            CaseBook(index).recompute(case_id, now)
+            CaseBook(index).ask_again(case_id, now)
     OUT.print(f"case {case_id} is begun again by the running node")
 
 
 @cases_app.command()
 def abandon(case_id: str, config: ConfigOption = None) -> None:
     """Stop all work on a case; new objects revive it."""
-    with _index(_config(config)) as index:
+    with _index(read_config(config)) as index:
         CaseBook(index).abandon(case_id, datetime.now(UTC))
     OUT.print(f"case {case_id} is abandoned")
 
 
-def _config(path: Path | None) -> Config:
-    return read_config(path)
+def _findings(findings: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [f"{f['severity']}: {f['text']}" for f in findings]
+
+
+def _clean(text: str) -> str:
+    """Return text without what could steer a terminal: ROI names come from others."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _peer(config: Config, name: str) -> Peer:
@@ -348,7 +376,9 @@ def _print_json(document: Any) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of ours end in one clear line and an exit code."""
+    """Run the command line; errors end in clear lines and an exit code, never in a traceback."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda got, _frame: sys.exit(STOPPED + got))
     try:
         app()
     except ConfigError as error:
@@ -357,7 +387,7 @@ def main() -> None:
         sys.exit(WRONG_USE)
     except processing.NoCaseError as error:
         for reason in error.reasons:
-            ERR.print(f"no case: {reason}")
+            ERR.print(_clean(f"no case: {reason}"))
         if error.hint:
             ERR.print(error.hint)
         sys.exit(FAILED)
@@ -365,11 +395,20 @@ def main() -> None:
         _say(error)
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(STOPPED + signal.SIGINT)
+    except OSError as error:
+        ERR.print(f"{error.filename or 'the system'}: {error.strerror or type(error).__name__}")
+        sys.exit(FAILED)
+    except Exception as error:  # noqa: BLE001 - the boundary of the program
+        # a foreign error's text may quote a name: only its place is told
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        name = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+        ERR.print(f"internal error {name}: please report it")
+        sys.exit(FAILED)
 
 
 def _say(error: NodeError) -> None:
-    ERR.print(str(error))
+    ERR.print(_clean(str(error)))
     if error.hint:
         ERR.print(error.hint)
 

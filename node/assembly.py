@@ -289,6 +289,9 @@ def _choose_mr(
             text = f"{mr.name} left out: {mr.placed_count} images with a position are no volume"
             findings.append(AssemblyFinding("mr_left_out", Severity.INFO, text))
             continue
+        if ct and mr.name_words and ct.name_words and mr.name_words.isdisjoint(ct.name_words):
+            text = f"{mr.name}: Patient ID agrees with the CT's, the patient's name does not at all"
+            findings.append(AssemblyFinding("mr_name_differs", Severity.WARNING, text))
         accepted.append((rank or 0, mr.description, mr.uid, mr))
     series = tuple(row[-1] for row in sorted(accepted, key=lambda row: row[:3]))
     images = tuple(image for each in series for image in each.images)

@@ -76,7 +76,7 @@ def compute(job: Job, out: Path) -> Outcome:
             file.flush()
             os.fsync(file.fileno())
         results[str(dataset.SOPInstanceUID)] = name
-    document = metrics_document(result, job.case)
+    document = metrics_document(result, job.case) | {"files": sorted(results.values())}
     _write(out / METRICS_FILE, json.dumps(document, indent=1))
     summary = {
         "registrations": [
@@ -138,6 +138,10 @@ def _read(root: Path, paths: Sequence[str]) -> list[pydicom.Dataset]:
     for path in paths:
         try:
             datasets.append(pydicom.dcmread(root / path))
+        except FileNotFoundError as error:
+            raise HandlerError(
+                "a stored object is missing from the data folder: send all again, then retry"
+            ) from error
         except (MemoryError, OSError):
             raise  # the machine's fault, not the object's
         except Exception as error:  # pydicom raises many kinds for a broken file

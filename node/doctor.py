@@ -28,7 +28,8 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from node.config import ANY_AE_TITLE, Config, NodeSection, Peer, Role, is_loopback
 from node.delivery import echo
-from node.errors import DeliveryError
+from node.errors import DeliveryError, NodeError
+from node.index import Index
 
 BYTES_PER_MIB = 1 << 20
 
@@ -97,6 +98,7 @@ def run_checks(config: Config, *, echo_timeout_s: float) -> tuple[Check, ...]:
         check_python(sys.version_info[:2]),
         *check_native_libraries(),
         *check_data_folder(node.data, node.min_free_mib),
+        check_database(node),
         check_clock(datetime.now().astimezone()),
         check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], node.max_associations),
         check_memory(_memory_mib(), node.compute_memory_mib),
@@ -259,6 +261,20 @@ def check_free_space(free_mib: float, min_free_mib: float) -> Check:
     if free_mib < 2 * min_free_mib:
         return Check("free space", CheckStatus.WARN, text, "free space soon, or move node.data")
     return Check("free space", CheckStatus.OK, text)
+
+
+def check_database(node: NodeSection) -> Check:
+    """Tell whether the index can be opened; one that is not there yet is left alone."""
+    name = "database"
+    if node.database is None and not (node.data / "index.sqlite").exists():
+        return Check(name, CheckStatus.OK, "SQLite, made at the first start", "")
+    try:
+        index = Index(node.database_url)
+        index.create()
+        index.close()
+    except NodeError as error:
+        return Check(name, CheckStatus.FAIL, str(error), error.hint)
+    return Check(name, CheckStatus.OK, "opens", "")
 
 
 def check_clock(now: datetime) -> Check:

@@ -7,6 +7,7 @@ Names attributes of patient identity, never their values.
 import itertools
 import math
 import operator
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,6 +84,12 @@ class Series:
     images: tuple[StoredInstance, ...]
     localizers: int
     gap: str
+
+    @property
+    def name_words(self) -> frozenset[str]:
+        """The words of the patient's names, for comparing only; never shown."""
+        names = {image.header.patient_name.casefold() for image in self.images}
+        return frozenset(word for name in names for word in re.findall(r"\w{2,}", name))
 
     @property
     def placed_count(self) -> int:

@@ -5,14 +5,15 @@ left out, since the files that are given are all there will ever be.
 """
 
 import hashlib
-import re
-import shutil
+import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from handlers.values import Severity
 from node.assembly import CaseProposal, Patience, StoredInstance, assemble
 from node.case_job import case_job
 from node.compute_job import METRICS_FILE, OUTPUT_FOLDER, Outcome
@@ -34,10 +35,8 @@ STEPS = (
 )
 """The steps in order, for whoever draws a progress bar."""
 
-_OURS = re.compile(
-    r"metrics\.json|RTSTRUCT\.dcm|(DEF)?REG_\d+\.dcm|SR\.dcm|SEG\.dcm|report\.pdf|fused|MR_\d+"
-)
-"""Names that a result set has, and that an earlier one may leave behind."""
+MOST_UNREADABLE_TOLD = 5
+"""Different reasons told for files that hold no usable object; the rest is counted."""
 
 
 class NoCaseError(NodeError):
@@ -58,7 +57,7 @@ class Gathered:
 
     Attributes:
         instances: One entry for each SOP instance.
-        unreadable: For each file that holds no usable object, its place among the files and why.
+        unreadable: Why files hold no usable object, with the number of such files.
     """
 
     instances: tuple[StoredInstance, ...]
@@ -91,34 +90,41 @@ def process(
         NodeError: `out` holds other things, or the protocol is unknown.
     """
     protocols = _protocols(config, protocol_name)
-    _check_out(out)
+    out = out.resolve()
+    _check_out(out, inputs)
     on_step("read")
     gathered = gather(inputs)
     proposal = only_case(gathered, protocols)
     protocol = next(p for p in protocols if p.name == proposal.protocol_name)
     job = case_job(proposal, protocol, config.node, root="/", created=datetime.now(UTC))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".hilum-", dir=out.parent) as temporary:
-        folder = Path(temporary) / "job"
-        outcome = ChildProcesses().run(
-            job, folder, timeout_s=config.node.compute_timeout_s, on_step=on_step
-        )
-        if outcome.kind == "done":
-            _adopt(folder / OUTPUT_FOLDER, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".hilum-", dir=out.parent) as temporary:
+            folder = Path(temporary) / "job"
+            outcome = ChildProcesses().run(
+                job, folder, timeout_s=config.node.compute_timeout_s, on_step=on_step
+            )
+            if outcome.kind == "done":
+                _adopt(folder / OUTPUT_FOLDER, out, Path(temporary) / "replaced")
+    except OSError as error:
+        raise NodeError(
+            f"the result set cannot be written: {error.strerror or error}",
+            hint="name a folder on a disk with room, in which you may write",
+        ) from error
     return outcome
 
 
 def gather(inputs: Sequence[Path]) -> Gathered:
     """Read the headers of all files; a file that is no DICOM object is reported, not fatal."""
     found: dict[str, StoredInstance] = {}
-    unreadable: list[str] = []
+    unreadable: Counter[str] = Counter()
     arrived = datetime.now(UTC)
-    for number, path in enumerate(_files(inputs), start=1):
+    for path in _files(inputs):
         try:
             transfer_syntax_uid, encoded = encoded_from_file(path)
             header = header_from_bytes(encoded, transfer_syntax_uid)
         except (UnreadableObjectError, UnfitObjectError) as error:
-            unreadable.append(f"file {number}: {error}")
+            unreadable[str(error)] += 1
             continue
         digest = hashlib.sha256(encoded).hexdigest()
         earlier = found.get(header.sop_instance_uid)
@@ -133,7 +139,9 @@ def gather(inputs: Sequence[Path]) -> Gathered:
             quiet_s=0.0,
             replaces_other_content=earlier is not None,
         )
-    return Gathered(tuple(found.values()), tuple(unreadable))
+    told = [f"{n} files: {why}" for why, n in unreadable.most_common(MOST_UNREADABLE_TOLD)]
+    others = unreadable.total() - sum(n for _, n in unreadable.most_common(MOST_UNREADABLE_TOLD))
+    return Gathered(tuple(found.values()), (*told, *([f"{others} more files"] if others else [])))
 
 
 def only_case(gathered: Gathered, protocols: Sequence[Protocol]) -> CaseProposal:
@@ -154,11 +162,19 @@ def only_case(gathered: Gathered, protocols: Sequence[Protocol]) -> CaseProposal
             [f"the files form {len(ready)} cases (structure sets {labels})"],
             hint="give the files of one case only",
         )
-    reasons = [text for p in proposals for text in (p.rejection, *p.waiting_for) if text]
+    reasons = [text for p in proposals for text in _why_not(p)]
     raise NoCaseError(
         [*(reasons or _nothing(gathered)), *gathered.unreadable],
         hint="a case is one planning CT, one structure set drawn on it, and MR of the same patient",
     )
+
+
+def _why_not(proposal: CaseProposal) -> list[str]:
+    """Return why a case cannot be computed: here nothing will come later."""
+    told = [f.text for f in proposal.findings if f.severity != Severity.INFO]
+    if proposal.structure_set_uid and proposal.ct_series_uid and not proposal.mr_series_uids:
+        return ["no MR series of the CT's patient is among the files, or none is fit", *told]
+    return [text for text in (proposal.rejection, *proposal.waiting_for) if text] + told
 
 
 def _nothing(gathered: Gathered) -> list[str]:
@@ -195,21 +211,36 @@ def _protocols(config: Config, name: str | None) -> tuple[Protocol, ...]:
     return (protocol,)
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuse an output folder in which anything lies that is not an earlier result set of ours."""
     if out.exists() and not out.is_dir():
         raise NodeError(f"{out} is a file", hint="name a folder")
-    others = [p.name for p in out.iterdir() if not _OURS.fullmatch(p.name)] if out.exists() else []
-    if others:
+    if any(path.resolve().is_relative_to(out) for path in inputs):
         raise NodeError(
-            f"{out} holds {len(others)} other files or folders", hint="name a new or empty folder"
+            f"{out} holds what is to be computed", hint="name a folder of its own for the results"
         )
+    if not out.exists():
+        return
+    ours = _files_of_result_set(out)
+    others = [p for p in out.rglob("*") if p.is_file() and str(p.relative_to(out)) not in ours]
+    if others or (not ours and any(out.iterdir())):
+        raise NodeError(f"{out} holds {len(others)} other files", hint="name a new or empty folder")
 
 
-def _adopt(results: Path, out: Path) -> None:
+def _files_of_result_set(out: Path) -> set[str]:
+    """Return the files that an earlier `metrics.json` in this folder says it came with."""
+    try:
+        document = json.loads((out / METRICS_FILE).read_text(encoding="utf-8"))
+        return {METRICS_FILE, *map(str, document["files"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _adopt(results: Path, out: Path, replaced: Path) -> None:
     """Put a whole result set in place of an earlier one; `metrics.json` comes last."""
-    if out.exists():
-        for path in out.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    replaced.mkdir()
     out.mkdir(exist_ok=True)
+    for path in list(out.iterdir()):
+        path.rename(replaced / path.name)
     for path in sorted(results.iterdir(), key=lambda p: p.name == METRICS_FILE):
         path.rename(out / path.name)

@@ -43,7 +43,7 @@ class Schedule:
         self._heartbeats = Heartbeats(index)
         self._workflow = workflow
         self._clock = clock
-        self._last_row = 0
+        self._last_row = self._noted_row = 0
         self._due: dict[str, datetime] = {}
         self._asked: set[str] = set()
         self._lock = threading.Lock()
@@ -51,6 +51,7 @@ class Schedule:
 
     def start(self) -> None:
         """Begin to look and to start what is due."""
+        self.resume()
         for job, seconds in ((self._tick, TICK_S), (self._beat, HEARTBEAT_S)):
             self._scheduler.add_job(
                 job,
@@ -62,6 +63,15 @@ class Schedule:
                 misfire_grace_time=None,
             )
         self._scheduler.start()
+
+    def resume(self) -> None:
+        """Take up where an earlier process stopped.
+
+        Only what came since its last look is news: a changed configuration does not compute old
+        cases again.
+        """
+        self._last_row = self._noted_row = self._instances.looked_row()
+        self._asked = self._cases.patients_who_wait()
 
     def stop(self) -> None:
         """Stop after the job that is running."""
@@ -90,15 +100,27 @@ class Schedule:
     def look(self) -> None:
         """Bring the cases of every patient with news, or with a time that has come, up to date."""
         now = self._clock()
-        changed, self._last_row = self._instances.patient_keys_since(self._last_row)
+        changed, newest_row = self._instances.patient_keys_since(self._last_row)
         with self._lock:
             asked, self._asked = self._asked, set()
-        for patient_key in changed | asked:
+        for patient_key in changed | asked | self._cases.patients_to_look_at():
             self._due[patient_key] = now
+        self._last_row = newest_row
+        is_complete = True
         for patient_key in [key for key, at in self._due.items() if at <= now]:
-            del self._due[patient_key]
-            proposals = self._look_at(patient_key, now)
-            self._note_next_look(patient_key, proposals, now)
+            try:
+                proposals = self._look_at(patient_key, now)
+            except Exception:
+                # one patient's trouble (a full disk, say) must neither stop nor forget anybody
+                LOGGER.exception("schedule.look_failed")
+                self._due[patient_key] = now + timedelta(seconds=LOOK_AGAIN_S)
+                is_complete = False
+            else:
+                del self._due[patient_key]
+                self._note_next_look(patient_key, proposals, now)
+        if is_complete and newest_row > self._noted_row:
+            self._instances.note_looked(newest_row)
+            self._noted_row = newest_row
 
     def _look_at(self, patient_key: str, now: datetime) -> tuple[CaseProposal, ...]:
         node = self._config.node

@@ -36,10 +36,15 @@ class Node:
     ) -> None:
         self._config = config
         self._clock = clock
-        self._lock: IO[str] | None = None
         data = config.node.data
-        data.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(data / LOCK_FILE)
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(data / LOCK_FILE)
+        except OSError as error:
+            raise NodeError(
+                f"the data folder {data} cannot be used: {error.strerror}",
+                hint="name another with node.data, or give this user the right to write there",
+            ) from error
         self.index = Index(config.node.database_url)
         self.index.create()
         self._store = ObjectStore(data, int(config.node.min_free_mib * 1024 * 1024))
@@ -58,7 +63,11 @@ class Node:
         self._store.recover()
         self._workflow.launch()
         self._schedule.start()
-        port = self._scp.start()
+        try:
+            port = self._scp.start()
+        except NodeError:
+            self.stop()
+            raise
         LOGGER.info(
             "node.started",
             extra={
@@ -75,8 +84,7 @@ class Node:
         self._schedule.stop()
         self._workflow.stop()
         self.index.close()
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
         LOGGER.info("node.stopped")
 
 

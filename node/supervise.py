@@ -114,7 +114,10 @@ class ChildProcesses:
             )
         last_words = (folder / "stderr.txt").read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace")
         last_line = last_words.strip().rsplit("\n", 1)[-1].split(":", 1)[0]
-        return ComputeError(f"the computing process ended with code {code} ({last_line})")
+        return ComputeError(
+            f"the computing process ended with code {code} ({last_line})",
+            hint="if the words in brackets speak of memory, raise node.compute_memory_mib",
+        )
 
 
 def _follow(process: "subprocess.Popen[bytes]", on_step: Callable[[str], None]) -> None:

@@ -7,7 +7,7 @@ begins is decided in `schedule`, what a case is in `assembly`.
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 from dbos import DBOS, SetWorkflowID
 
 from node.compute_job import OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome, summary_lines
-from node.config import Config
+from node.config import Config, Peer
 from node.delivery import InstanceDelivery, InstanceOutcome, send_instances
-from node.errors import ComputeError, DeliveryError
+from node.errors import ComputeError, DeliveryError, UnfitObjectError, UnreadableObjectError
 from node.index.cases import CaseBook, RevisionKey
 from node.index.deliveries import DeliveryBook, DeliveryKey
 from node.index.states import DeliveryState
@@ -72,7 +72,7 @@ class Workflow:
         self._children = ChildProcesses()
         self._started: set[str] = set()
         self._compute: Callable[..., Any] | None = None
-        self._deliver: Callable[..., Any] | None = None
+        self._hand_over: Callable[..., Any] | None = None
 
     def launch(self) -> None:
         """Begin to work, first on what an earlier process left unfinished."""
@@ -91,6 +91,10 @@ class Workflow:
         )
         self._define()
         DBOS.launch()
+        # its own handler would write past our formatter and its net for identifiers
+        engine_logger = logging.getLogger("dbos")
+        engine_logger.handlers.clear()
+        engine_logger.propagate = True
         DBOS.register_queue(
             COMPUTE_QUEUE,
             worker_concurrency=1,
@@ -114,12 +118,11 @@ class Workflow:
         """Hand ready revisions and pending deliveries to their queues; repeats are harmless."""
         for revision in self._cases.ready_revisions():
             self._enqueue(
-                f"compute.{revision.case_id}.{revision.revision}.{revision.run}",
+                f"compute.{revision.case_id}.{revision.revision}",
                 COMPUTE_QUEUE,
                 self._compute,
                 revision.case_id,
                 revision.revision,
-                revision.run,
             )
         for owed in self._deliveries.pending():
             if self._config.peer_named(owed.peer) is None:
@@ -128,7 +131,7 @@ class Workflow:
             self._enqueue(
                 f"deliver.{owed.case_id}.{owed.revision}.{owed.peer}.{owed.run}",
                 _delivery_queue(owed.peer),
-                self._deliver,
+                self._hand_over,
                 owed.case_id,
                 owed.revision,
                 owed.peer,
@@ -147,14 +150,22 @@ class Workflow:
     def _define(self) -> None:
         node = self._config.node
 
+        def pauses() -> Iterator[float]:
+            wait_s = node.delivery_retry_s
+            while True:
+                yield wait_s
+                wait_s = min(2 * wait_s, node.delivery_retry_cap_s)
+
         @DBOS.step(name="compute_once")
-        def compute_once(case_id: str, revision: int, run: int) -> str:
-            return self._compute_once(RevisionKey(case_id, revision, run))
+        def compute_once(case_id: str, revision: int) -> str:
+            return self._compute_once(RevisionKey(case_id, revision))
 
         @DBOS.workflow(name="compute")
-        def compute(case_id: str, revision: int, run: int) -> None:
-            while compute_once(case_id, revision, run) == _AGAIN:
-                DBOS.sleep(node.delivery_retry_s)
+        def compute(case_id: str, revision: int) -> None:
+            for wait_s in pauses():
+                if compute_once(case_id, revision) != _AGAIN:
+                    return
+                DBOS.sleep(wait_s)
 
         @DBOS.step(name="deliver_once")
         def deliver_once(case_id: str, revision: int, peer: str, run: int) -> str:
@@ -162,28 +173,42 @@ class Workflow:
 
         @DBOS.workflow(name="deliver")
         def deliver(case_id: str, revision: int, peer: str, run: int) -> None:
-            wait_s = node.delivery_retry_s
-            while deliver_once(case_id, revision, peer, run) == _AGAIN:
+            for wait_s in pauses():
+                if deliver_once(case_id, revision, peer, run) != _AGAIN:
+                    return
                 DBOS.sleep(wait_s)
-                wait_s = min(2 * wait_s, node.delivery_retry_cap_s)
 
         self._compute = compute
-        self._deliver = deliver
+        self._hand_over = deliver
 
     # --- computing -----------------------------------------------------------------------------
 
     def _compute_once(self, key: RevisionKey) -> str:
+        """Compute a revision; whatever goes wrong, the work is settled or comes again."""
+        try:
+            return self._compute_revision(key)
+        except Exception:
+            # the boundary of the workflow: an exception that left it would end the work for good
+            LOGGER.exception("case.interrupted", extra={"case_id": key.case_id})
+            return _AGAIN
+
+    def _compute_revision(self, key: RevisionKey) -> str:
         begun = self._cases.begin(key, self._clock())
         if begun is None:
             return _SETTLED
         if begun.times > MOST_STARTS:
             self._cases.fail(key, f"begun {begun.times} times without an end", self._clock())
-            return _SETTLED
-        try:
-            outcome = self._outcome(key, Job.model_validate_json(begun.job))
-        except ComputeError as error:
-            return self._after_failure(key, error)
-        self._conclude(key, outcome)
+        else:
+            try:
+                outcome = self._outcome(key, Job.model_validate_json(begun.job))
+            except ComputeError as error:
+                if not self._is_given_up(key, error):
+                    return _AGAIN
+            except Exception:
+                self._cases.give_back(key)  # not the node's end: it may go on for ever
+                raise
+            else:
+                self._conclude(key, outcome)
         self._on_settled(begun.patient_key)
         return _SETTLED
 
@@ -191,7 +216,7 @@ class Workflow:
         """Return how the revision ended, computing it unless its whole result set is there."""
         final = self._result_folder(key)
         if not final.exists():
-            folder = self._folder(WORK_FOLDER) / f"{key.case_id}.{key.revision}.{key.run}"
+            folder = self._folder(WORK_FOLDER) / f"{key.case_id}.{key.revision}"
             outcome = self._children.run(
                 job,
                 folder,
@@ -207,19 +232,21 @@ class Workflow:
             folder.rename(final)
         return Outcome.model_validate_json((final / OUTCOME_FILE).read_text(encoding="utf-8"))
 
-    def _after_failure(self, key: RevisionKey, error: ComputeError) -> str:
+    def _is_given_up(self, key: RevisionKey, error: ComputeError) -> bool:
+        """Count that the child left no outcome; tell whether that was once too often."""
+        self._cases.give_back(key)
         if self._children.is_stopped:
-            return _AGAIN  # not the case's fault; it is taken up again at the next start
+            return False  # not the case's fault; it is taken up again at the next start
         failures = self._cases.count_failure(key)
         LOGGER.warning(
             "case.attempt_failed",
             extra={"case_id": key.case_id, "failures": failures, "reason": str(error)},
         )
         if failures < self._config.node.compute_attempts:
-            return _AGAIN
+            return False
         reason = f"given up after {failures} attempts: {error}"
         self._cases.fail(key, f"{reason} ({error.hint})" if error.hint else reason, self._clock())
-        return _SETTLED
+        return True
 
     def _conclude(self, key: RevisionKey, outcome: Outcome) -> None:
         if outcome.kind == "done":
@@ -255,31 +282,27 @@ class Workflow:
     # --- delivering ----------------------------------------------------------------------------
 
     def _deliver_once(self, key: DeliveryKey) -> str:
+        """Send what a peer is owed; whatever goes wrong, the delivery is settled or comes again."""
+        try:
+            return self._deliver(key)
+        except (UnreadableObjectError, UnfitObjectError) as error:
+            reason = f"a result file cannot be sent: {error} (`hilum cases retry` computes it anew)"
+            return self._settle(key, DeliveryState.UNDELIVERED, reason)
+        except Exception:
+            LOGGER.exception("delivery.interrupted", extra={"case_id": key.case_id})
+            return _AGAIN
+
+    def _deliver(self, key: DeliveryKey) -> str:
         owed = self._deliveries.owed(key)
         peer = self._config.peer_named(key.peer)
         if owed is None or peer is None:
             return _SETTLED
         paths, give_up_at = owed
-        unsent = len(paths)
-        reason = ""
-        if paths:
-            try:
-                answers = send_instances(
-                    peer,
-                    self._config.node.ae_title,
-                    [self._config.node.data / path for path in paths.values()],
-                    timeout_s=self._config.node.network_timeout_s,
-                    on_result=lambda answer: self._record(key, answer),
-                )
-            except DeliveryError as error:
-                reason = f"{error} ({error.hint})" if error.hint else str(error)
-                if not error.is_retryable:
-                    return self._settle(key, DeliveryState.UNDELIVERED, reason)
-            else:
-                left = [a for a in answers if a.outcome in _UNANSWERED]
-                unsent = len(left)
-                reason = left[0].reason if left else ""
-        if not unsent:
+        reason = self._send(key, peer, list(paths.values())) if paths else ""
+        if reason is None:
+            return _SETTLED
+        owed = self._deliveries.owed(key)
+        if owed is None or not owed[0]:
             refusals = self._deliveries.refusals(key)
             state = DeliveryState.UNDELIVERED if refusals else DeliveryState.DELIVERED
             return self._settle(key, state, "; ".join(refusals))
@@ -290,6 +313,24 @@ class Workflow:
             "delivery.waits", extra={"case_id": key.case_id, "peer": key.peer, "reason": reason}
         )
         return _AGAIN
+
+    def _send(self, key: DeliveryKey, peer: Peer, paths: Sequence[str]) -> str | None:
+        """Send files; return why not all were answered, or None if the peer refuses us for good."""
+        try:
+            answers = send_instances(
+                peer,
+                self._config.node.ae_title,
+                [self._config.node.data / path for path in paths],
+                timeout_s=self._config.node.network_timeout_s,
+                on_result=lambda answer: self._record(key, answer),
+            )
+        except DeliveryError as error:
+            reason = f"{error} ({error.hint})" if error.hint else str(error)
+            if error.is_retryable:
+                return reason
+            self._settle(key, DeliveryState.UNDELIVERED, reason)
+            return None
+        return next((a.reason for a in answers if a.outcome in _UNANSWERED), "")
 
     def _record(self, key: DeliveryKey, answer: InstanceDelivery) -> None:
         self._deliveries.record_receipt(

@@ -1,6 +1,7 @@
 """Faults are features: killed at any moment, peers away, disks full, strangers at the door."""
 
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -125,6 +126,25 @@ def test_peer_when_away_for_a_while_gets_the_results_later(
         case = node.wait_for_state("delivered", "undelivered")
         assert case.state == "delivered"
         assert len(tps.receipts) == expected_count(study)
+
+
+def test_result_when_lost_before_delivery_is_computed_anew_by_retry(
+    study: PhantomStudy, files: list[Path], tmp_path: Path
+) -> None:
+    """A delivery never stands still for ever: a lost file is said, and an operator can mend it."""
+    port = free_port()
+    with NodeProcess(tmp_path / "node", {"tps": port}) as node:
+        node.send(files)
+        node.wait_for_state("delivering")
+        shutil.rmtree(node.folder / "data" / "results")
+        with StandInReceiver(tmp_path / "tps", "TPS", port) as tps:
+            case = node.wait_for_state("undelivered", "delivered")
+            assert case.state == "undelivered"
+            assert "result file" in case.reason
+            answer = node.hilum("cases", "retry", case.case_id)
+            assert answer.returncode == 0, answer.stderr
+            assert node.wait_for_state("delivered").revision == 2
+            assert len(tps.receipts) == expected_count(study), "under the same UIDs"
 
 
 def test_peer_when_it_rejects_permanently_is_not_asked_again(

@@ -212,24 +212,63 @@ def test_undelivered_case_when_reopened_sends_what_was_refused(index: Index) -> 
     assert deliveries.owed(key) is None, "the earlier run is over"
 
 
-def test_rejected_case_when_recomputed_is_a_new_run(index: Index) -> None:
-    """An operator can have a rejected case computed again; the same revision, another run."""
+def test_rejected_case_when_retried_is_looked_at_anew(index: Index) -> None:
+    """An operator can have a case begun again: from its present objects and settings."""
     cases = CaseBook(index)
     key = running(cases)
     cases.reject(key, ["the CT has a gap", "no MR"], NOW)
     record = cases.case("c1")
     assert record is not None
     assert (record.state, record.reason) == (CaseState.REJECTED, "the CT has a gap; no MR")
-    cases.recompute("c1", NOW)
-    assert cases.ready_revisions() == [RevisionKey("c1", 1, 2)]
+    observe(cases, proposal())
+    assert state_of(cases) is CaseState.REJECTED, "the same objects alone change nothing"
+    cases.ask_again("c1", NOW)
+    assert cases.patients_to_look_at() == {"patient"}
+    observe(cases, proposal())
+    assert cases.ready_revisions() == [RevisionKey("c1", 2)]
+    assert cases.patients_to_look_at() == set()
+
+
+def test_retried_case_when_its_objects_form_it_no_longer_says_so(index: Index) -> None:
+    """A changed configuration must not leave a case waiting for ever."""
+    cases = CaseBook(index)
+    cases.fail(running(cases), "broken", NOW)
+    cases.ask_again("c1", NOW)
+    observe(cases)
+    record = cases.case("c1")
+    assert record is not None
+    assert record.state is CaseState.REJECTED
+    assert "no longer" in record.reason
+
+
+def test_start_when_given_back_does_not_count(index: Index) -> None:
+    """Only starts that end with the node's death are held against a case."""
+    cases = CaseBook(index)
+    key = running(cases)
+    cases.give_back(key)
+    begun = cases.begin(key, NOW)
+    assert begun is not None
+    assert begun.times == 1
+
+
+def test_waiting_case_when_abandoned_stays_so_until_objects_come(index: Index) -> None:
+    """Also a case that was never computed can be abandoned."""
+    cases = CaseBook(index)
+    waiting = proposal(waiting_for=("no MR",))
+    observe(cases, waiting)
+    cases.abandon("c1", NOW)
+    observe(cases, waiting)
+    assert state_of(cases) is CaseState.ABANDONED
+    observe(cases, proposal(waiting_for=("no MR",), fingerprint="f2"))
+    assert state_of(cases) is CaseState.WAITING
 
 
 def test_delivered_case_when_retried_is_refused(index: Index) -> None:
     """Nothing to retry is an error with its reason, not a silent success."""
     cases = CaseBook(index)
     delivering(cases)
-    with pytest.raises(IllegalMoveError, match="nothing to compute again"):
-        cases.recompute("c1", NOW)
+    with pytest.raises(IllegalMoveError, match="nothing to begin again"):
+        cases.ask_again("c1", NOW)
 
 
 def test_abandoned_case_when_new_objects_come_revives(index: Index) -> None:

@@ -104,17 +104,19 @@ def test_same_bytes_again_change_nothing(book: InstanceBook) -> None:
 
 
 def test_other_content_replaces_but_both_are_kept(index: Index, book: InstanceBook) -> None:
-    """The newest counts, the older stays, and an old repetition does not come back to power."""
+    """What was received last counts, an undo included; the other content stays."""
     one = header("1.5")
     add(book, one, "a")
     assert add(book, one, "b") == Added(True, True)
-    assert add(book, one, "a") == Added(False, False)
+    _, before = book.patient_keys_since(0)
+    assert add(book, one, "a") == Added(True, True)
+    assert book.patient_keys_since(before)[0] == {patient_key_of(one)}, "an undo is news"
     (found,) = book.instance_group(patient_key_of(one), {}, 60.0)
-    assert (found.sha256, found.replaces_other_content) == ("b", True)
-    assert book.find_paths(["1.5", "1.6"]) == {"1.5": "objects/1.5-b"}
+    assert (found.sha256, found.replaces_other_content) == ("a", True)
+    assert book.find_paths(["1.5", "1.6"]) == {"1.5": "objects/1.5-a"}
     with index.read() as connection:
         rows = connection.execute(sa.select(INSTANCES.c.sha256, INSTANCES.c.is_newest)).all()
-    assert {tuple(row) for row in rows} == {("a", False), ("b", True)}
+    assert {tuple(row) for row in rows} == {("a", True), ("b", False)}
 
 
 def test_one_newest_version_when_many_threads_add(index: Index, book: InstanceBook) -> None:
@@ -127,15 +129,14 @@ def test_one_newest_version_when_many_threads_add(index: Index, book: InstanceBo
         start.wait(timeout=10)
         results.append(add(book, one, content))
 
-    threads = [threading.Thread(target=send, args=(c,)) for c in "aabbcc"]
+    threads = [threading.Thread(target=send, args=(c,)) for c in "abcdef"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
     assert sorted((r.is_new, r.replaces_other_content) for r in results) == [
-        *[(False, False)] * 3,
         (True, False),
-        *[(True, True)] * 2,
+        *[(True, True)] * 5,
     ]
     with index.read() as connection:
         newest = sa.select(sa.func.count()).where(INSTANCES.c.is_newest)

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,55 @@ def test_output_folder_when_it_holds_other_things_is_left_alone(
     assert answer.returncode == 1
     assert "other files" in answer.stderr
     assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_output_folder_when_it_holds_the_input_is_refused(objects: Objects, tmp_path: Path) -> None:
+    """The department's own objects may bear the names of results: they are never touched."""
+    folder = tmp_path / "case"
+    write({"ct": objects.pop("ct")}, folder)
+    write_datasets(objects.pop("mr_T1"), folder / "MR_1")
+    pydicom.dcmwrite(folder / "RTSTRUCT.dcm", objects["structures"][0], enforce_file_format=True)
+    before = {p: p.read_bytes() for p in folder.rglob("*.dcm")}
+    for out in (folder, tmp_path):
+        answer = run_hilum("process", str(folder), "--out", str(out))
+        assert answer.returncode == 1
+        assert "holds what is to be computed" in answer.stderr
+    only_ct = run_hilum("process", str(folder / "ct"), "--out", str(folder))
+    assert only_ct.returncode == 1
+    assert {p: p.read_bytes() for p in folder.rglob("*.dcm")} == before
+
+
+def test_result_set_when_computed_again_takes_the_place_of_the_old(
+    objects: Objects, tmp_path: Path
+) -> None:
+    """An earlier result set is replaced whole; a foreign file beside it stops that."""
+    out = tmp_path / "out"
+    computed(objects, tmp_path)
+    first = sorted(p.relative_to(out) for p in out.rglob("*"))
+    del objects["mr_ADC"]
+    shutil.rmtree(tmp_path / "in")
+    document = computed(objects, tmp_path)
+    assert len(document["registrations"][0]["series"]) == 2
+    assert (out / "MR_2").exists()
+    assert not (out / "MR_3").exists()
+    assert len(first) > len(list(out.rglob("*")))
+    (out / "MR_2" / "note.txt").write_text("mine")
+    answer = run_hilum("process", str(tmp_path / "in"), "--out", str(out))
+    assert answer.returncode == 1
+    assert "1 other files" in answer.stderr
+
+
+def test_answer_when_asked_as_json_is_json_also_without_a_case(
+    objects: Objects, tmp_path: Path
+) -> None:
+    """`--json` is for scripts, which must not meet an empty answer."""
+    without_mr(objects)
+    folder = write(objects, tmp_path / "in")
+    answer = run_hilum("process", str(folder), "--out", str(tmp_path / "out"), "--json")
+    assert answer.returncode == 1
+    document = json.loads(answer.stdout)
+    assert document["kind"] == "no case"
+    assert any("no MR" in reason for reason in document["reasons"])
 
 
 def test_time_limit_when_reached_ends_in_a_clear_error(objects: Objects, tmp_path: Path) -> None:

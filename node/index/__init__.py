@@ -31,13 +31,22 @@ class Index:
 
     Args:
         url: SQLAlchemy URL, of SQLite or PostgreSQL.
+
+    Raises:
+        NodeError: The URL is none, or of a database whose driver is not installed.
     """
 
     def __init__(self, url: str) -> None:
-        self._url = sa.make_url(url)
-        # parameters hold patient identifiers; PostgreSQL may quote them all the same, so the
-        # text of foreign exceptions is kept out of the log, too (node.log)
-        self.engine = sa.create_engine(self._url, hide_parameters=True)
+        try:
+            self._url = sa.make_url(url)
+            # parameters hold patient identifiers; PostgreSQL may quote them all the same, so the
+            # text of foreign exceptions is kept out of the log, too (node.log)
+            self.engine = sa.create_engine(self._url, hide_parameters=True)
+        except (sa.exc.ArgumentError, ImportError) as error:
+            raise NodeError(
+                "node.database is no address of a database that can be used here",
+                hint='leave it out for SQLite; PostgreSQL needs the extra "postgres"',
+            ) from error
         if self._url.get_backend_name() == "sqlite":
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -47,16 +56,22 @@ class Index:
         """Make the tables that are absent.
 
         Raises:
-            NodeError: The database has tables of another version.
+            NodeError: The database cannot be opened, or has tables of another version.
             StorageFullError: No room.
         """
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        with self.begin() as connection:
-            METADATA.create_all(connection)
-            found = connection.execute(sa.select(SCHEMA.c.version)).scalar()
-            if found is None:
-                connection.execute(SCHEMA.insert().values(version=SCHEMA_VERSION))
+        try:
+            with self.begin() as connection:
+                METADATA.create_all(connection)
+                found = connection.execute(sa.select(SCHEMA.c.version)).scalar()
+                if found is None:
+                    connection.execute(SCHEMA.insert().values(version=SCHEMA_VERSION))
+        except sa.exc.DBAPIError as error:
+            raise NodeError(
+                f"the database cannot be opened ({type(error.orig).__name__})",
+                hint="see that it runs and that its file is undamaged; else restore a backup",
+            ) from error
         if found not in (None, SCHEMA_VERSION):
             raise NodeError(
                 f"the database has schema version {found}, this program needs {SCHEMA_VERSION}",

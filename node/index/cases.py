@@ -30,11 +30,10 @@ from node.index.states import SETTLED, CaseState, DeliveryState
 
 @dataclass(frozen=True, slots=True)
 class RevisionKey:
-    """One computation of one case; `run` grows each time an operator asks for it again."""
+    """One computation of one case."""
 
     case_id: str
     revision: int
-    run: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +93,12 @@ class CaseBook:
             now: The time, aware.
         """
         with self._index.begin() as connection:
+            connection.execute(
+                CASES.update().where(CASES.c.patient_key == patient_key).values(asked=False)
+            )
             for proposal in proposals:
                 self._observe_one(connection, patient_key, proposal, jobs, now)
-            self._drop_vanished(connection, patient_key, {p.case_id for p in proposals})
+            self._drop_vanished(connection, patient_key, {p.case_id for p in proposals}, now)
 
     def _observe_one(
         self,
@@ -116,7 +118,7 @@ class CaseBook:
             return  # looked at again when the run has ended
         if row.revision and row.fingerprint == proposal.fingerprint and state in SETTLED:
             return
-        if state is CaseState.ABANDONED and row.fingerprint == proposal.fingerprint:
+        if state is CaseState.ABANDONED and row.seen == proposal.fingerprint:
             return
         connection.execute(
             CASES.update()
@@ -124,6 +126,7 @@ class CaseBook:
             .values(
                 ct_series_uid=proposal.ct_series_uid,
                 structure_set_uid=proposal.structure_set_uid,
+                seen=proposal.fingerprint,
                 findings=_findings_json(proposal.findings),
             )
         )
@@ -150,7 +153,6 @@ class CaseBook:
                 case_id=row.case_id,
                 revision=revision,
                 fingerprint=proposal.fingerprint,
-                run=1,
                 begun=0,
                 failures=0,
                 job=job,
@@ -166,25 +168,43 @@ class CaseBook:
         move_case(connection, row, CaseState.READY, "", now, revision=revision)
 
     def _drop_vanished(
-        self, connection: sa.Connection, patient_key: str, proposed: set[str]
+        self, connection: sa.Connection, patient_key: str, proposed: set[str], now: datetime
     ) -> None:
-        """Forget cases that were never computed and are no longer proposed (placeholders)."""
+        """Forget what was never computed and is no longer proposed; say it of the others."""
         rows = connection.execute(
-            sa.select(CASES.c.case_id).where(
-                CASES.c.patient_key == patient_key, CASES.c.revision == 0
+            sa.select(CASES).where(
+                CASES.c.patient_key == patient_key, CASES.c.state.in_(_COLLECTING_STATES)
             )
         ).all()
         for row in rows:
-            if row.case_id not in proposed:
+            if row.case_id in proposed:
+                continue
+            if row.revision:
+                reason = "its objects form this case no longer, with the present protocols"
+                move_case(connection, row, CaseState.REJECTED, reason, now)
+            else:
                 connection.execute(HISTORY.delete().where(HISTORY.c.case_id == row.case_id))
                 connection.execute(CASES.delete().where(CASES.c.case_id == row.case_id))
+
+    def patients_to_look_at(self) -> set[str]:
+        """Return the patients of whom an operator asked to begin a case again."""
+        query = sa.select(CASES.c.patient_key).where(CASES.c.asked).distinct()
+        with self._index.read() as connection:
+            return set(connection.scalars(query))
+
+    def patients_who_wait(self) -> set[str]:
+        """Return the patients with a case that time or an association's end may complete."""
+        waiting = (CaseState.RECEIVING, CaseState.WAITING)
+        query = sa.select(CASES.c.patient_key).where(CASES.c.state.in_(waiting)).distinct()
+        with self._index.read() as connection:
+            return set(connection.scalars(query))
 
     # --- computing -----------------------------------------------------------------------------
 
     def ready_revisions(self) -> list[RevisionKey]:
         """Return the revisions whose computing must be begun, oldest first."""
         query = (
-            sa.select(REVISIONS.c.case_id, REVISIONS.c.revision, REVISIONS.c.run)
+            sa.select(REVISIONS.c.case_id, REVISIONS.c.revision)
             .join(CASES, CASES.c.case_id == REVISIONS.c.case_id)
             .where(CASES.c.state == CaseState.READY, CASES.c.revision == REVISIONS.c.revision)
             .order_by(REVISIONS.c.created_at)
@@ -201,7 +221,7 @@ class CaseBook:
         with self._index.begin() as connection:
             row = case_row(connection, key.case_id)
             entry = self._revision(connection, key)
-            if row is None or entry is None or row.revision != key.revision or entry.run != key.run:
+            if row is None or entry is None or row.revision != key.revision:
                 return None
             if CaseState(row.state) not in (CaseState.READY, CaseState.RUNNING):
                 return None
@@ -211,6 +231,13 @@ class CaseBook:
             if CaseState(row.state) is CaseState.READY:
                 move_case(connection, row, CaseState.RUNNING, "", now)
             return Begun(entry.job, entry.begun + 1, row.patient_key)
+
+    def give_back(self, key: RevisionKey) -> None:
+        """Take back a start that ended in an orderly way, though without an outcome."""
+        with self._index.begin() as connection:
+            connection.execute(
+                REVISIONS.update().where(_is_revision(key)).values(begun=REVISIONS.c.begun - 1)
+            )
 
     def count_failure(self, key: RevisionKey) -> int:
         """Count that a computing process ended without an outcome; return how often by now."""
@@ -304,29 +331,26 @@ class CaseBook:
 
     # --- operators -----------------------------------------------------------------------------
 
-    def recompute(self, case_id: str, now: datetime) -> None:
-        """Begin again the computing of a case that was rejected or failed.
+    def ask_again(self, case_id: str, now: datetime) -> None:
+        """Have a case assembled and computed again, from its present objects and settings.
 
         Raises:
-            IllegalMoveError: The case is unknown, or there is nothing to begin again.
+            IllegalMoveError: The case is unknown, or at work, or there is nothing to do again.
         """
         with self._index.begin() as connection:
             row = case_row(connection, case_id)
             if row is None:
                 raise IllegalMoveError(f"no case {case_id}", hint="`hilum cases list` shows them")
             state = CaseState(row.state)
-            if state in (CaseState.REJECTED, CaseState.FAILED) and row.revision:
-                connection.execute(
-                    REVISIONS.update()
-                    .where(REVISIONS.c.case_id == case_id, REVISIONS.c.revision == row.revision)
-                    .values(run=REVISIONS.c.run + 1, begun=0, failures=0, finished_at=None)
+            if state not in _REPEATABLE:
+                raise IllegalMoveError(
+                    f"case {case_id} is {state}: there is nothing to begin again",
+                    hint=f"only {', '.join(sorted(_REPEATABLE))} cases can be retried",
                 )
-                move_case(connection, row, CaseState.READY, "retried by operator", now)
-                return
-            raise IllegalMoveError(
-                f"case {case_id} is {state}: there is nothing to compute again",
-                hint="only rejected and failed cases that were computed can be retried",
+            connection.execute(
+                CASES.update().where(CASES.c.case_id == case_id).values(asked=True, fingerprint="")
             )
+            move_case(connection, row, CaseState.WAITING, "retried by operator", now)
 
     def abandon(self, case_id: str, now: datetime) -> None:
         """Stop all work on a case; new objects revive it.
@@ -392,6 +416,17 @@ class CaseBook:
         return connection.execute(sa.select(REVISIONS).where(_is_revision(key))).first()
 
 
+_COLLECTING_STATES = (CaseState.RECEIVING, CaseState.WAITING, CaseState.REJECTED)
+
+_REPEATABLE = (
+    CaseState.REJECTED,
+    CaseState.FAILED,
+    CaseState.UNDELIVERED,
+    CaseState.ABANDONED,
+)
+"""States that an operator may leave by asking for the case again."""
+
+
 def _owe(
     connection: sa.Connection,
     key: RevisionKey,
@@ -434,6 +469,8 @@ def _new_case(patient_key: str, proposal: CaseProposal, now: datetime) -> dict[s
         "reason": "",
         "fingerprint": "",
         "revision": 0,
+        "seen": proposal.fingerprint,
+        "asked": False,
         "findings": _findings_json(proposal.findings),
         "created_at": utc_text(now),
         "updated_at": utc_text(now),

@@ -17,7 +17,7 @@ from node.assembly import StoredInstance
 from node.header import InstanceHeader
 from node.index import Index
 from node.index.case_rows import RESULTS
-from node.index.tables import ASSOCIATIONS, INSTANCES, SERIES_CARRIED
+from node.index.tables import ASSOCIATIONS, INSTANCES, LOOKED, SERIES_CARRIED
 from node.storage import StoredFile
 
 STRUCTURE_SET = "RTSTRUCT"
@@ -117,30 +117,30 @@ class InstanceBook:
     ) -> Added:
         """Record an object in one transaction that is on stable storage when this returns.
 
-        The same SOP instance with the same bytes adds nothing, even if another content was received
-        since: a repetition is old news, the newest content stays the one that was new last.
+        The same SOP instance with the same bytes adds nothing. With other bytes both contents are
+        kept, and the one received last counts: also where it is an older content that came again,
+        as after an undo in the TPS.
 
         Raises:
             StorageFullError: No room for it.
         """
         with self._index.begin() as connection:
             _take_turns(connection)
-            known = set(
-                connection.scalars(
-                    sa.select(INSTANCES.c.sha256).where(
-                        INSTANCES.c.sop_instance_uid == header.sop_instance_uid
-                    )
+            is_this = INSTANCES.c.sop_instance_uid == header.sop_instance_uid
+            known = {
+                row.sha256: bool(row.is_newest)
+                for row in connection.execute(
+                    sa.select(INSTANCES.c.sha256, INSTANCES.c.is_newest).where(is_this)
                 )
-            )
+            }
             _carry_series(connection, association_id, header.series_instance_uid)
-            if stored_file.sha256 in known:
+            if known.get(stored_file.sha256):
                 return Added(is_new=False, replaces_other_content=False)
             if known:
                 connection.execute(
-                    INSTANCES.update()
-                    .where(INSTANCES.c.sop_instance_uid == header.sop_instance_uid)
-                    .values(is_newest=False)
+                    INSTANCES.delete().where(is_this, INSTANCES.c.sha256 == stored_file.sha256)
                 )
+                connection.execute(INSTANCES.update().where(is_this).values(is_newest=False))
             connection.execute(
                 INSTANCES.insert().values(
                     **_columns(header, stored_file),
@@ -203,6 +203,17 @@ class InstanceBook:
             if newest <= instance_row_id:
                 return set(), max(newest, instance_row_id)
             return set(connection.scalars(keys)), newest
+
+    def looked_row(self) -> int:
+        """Return up to which instance row the cases were brought up to date."""
+        with self._index.read() as connection:
+            return connection.scalar(sa.select(LOOKED.c.row_id)) or 0
+
+    def note_looked(self, instance_row_id: int) -> None:
+        """Keep up to which instance row the cases are up to date."""
+        with self._index.begin() as connection:
+            if not connection.execute(LOOKED.update().values(row_id=instance_row_id)).rowcount:
+                connection.execute(LOOKED.insert().values(only=1, row_id=instance_row_id))
 
     def all_patient_keys(self) -> set[str]:
         """Return every patient of whom there is an object that is not our own."""

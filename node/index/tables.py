@@ -91,6 +91,14 @@ INSTANCES = sa.Table(
 )
 """One row for each content of each SOP instance; rows are never deleted here."""
 
+LOOKED = sa.Table(
+    "looked",
+    METADATA,
+    sa.Column("only", sa.Integer, primary_key=True),
+    sa.Column("row_id", sa.Integer, nullable=False),
+)
+"""One row: up to which instance row the cases are brought up to date."""
+
 SERIES_CARRIED = sa.Table(
     "series_carried",
     METADATA,
