@@ -16,6 +16,7 @@ from node.doctor import (
     Check,
     check_clock,
     check_data_folder,
+    check_database,
     check_file_clock,
     check_free_space,
     check_memory,
@@ -84,7 +85,7 @@ def test_everything_is_in_order_when_it_is(tmp_path: Path) -> None:
     # how fast this machine's disk is at the moment is not in the test's hands
     assert [c for c in checks if c.status != "ok" and c.name != "disk"] == []
     names = [check.name for check in checks]
-    assert len(names) == len(set(names)) == 15
+    assert len(names) == len(set(names)) == 16
     assert {path.name for path in tmp_path.iterdir()} == {"tps"}
 
 
@@ -291,3 +292,13 @@ def test_peer_that_is_never_called(peer: Peer) -> None:
 def _mute_listener() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
+
+
+def test_database_when_damaged_is_found(tmp_path: Path) -> None:
+    """A damaged index or a wrong address is named before the node is started."""
+    section = config_with(data=tmp_path).node
+    assert check_database(section).status == "ok"
+    (tmp_path / "index.sqlite").write_bytes(b"this is no database at all " * 100)
+    assert check_database(section).status == "fail"
+    wrong = section.model_copy(update={"database": "nonsense"})
+    assert "address" in check_database(wrong).text
