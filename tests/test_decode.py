@@ -12,6 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGBaseline8Bit
 
 from handlers.decode.contrast import contrast_of
+from handlers.errors import InputRejectedError
 from tests import datasets
 from tests.decoding import MR, check_mr_left_out, check_rejected, codes, decode
 
@@ -328,3 +329,12 @@ def test_contrast_from_the_description_is_told() -> None:
     decoded = decode(mr={MR: datasets.series(modality="MR", SeriesDescription="T1 tra")})
     assert decoded.case.mr[0].contrast == "T1"
     assert codes(decoded) == {"mr.contrast_from_description": "info"}
+
+
+def test_enhanced_ct_is_rejected() -> None:
+    """Contours and results name slices of the planning CT, which a multi-frame object has not."""
+    ds = datasets.enhanced_mr([0.0, 3.0, 6.0], slopes=[1.0, 1.0, 1.0])
+    ds.Modality, ds.PatientID = "CT", datasets.PATIENT_ID
+    with pytest.raises(InputRejectedError) as caught:
+        decode(ct=[ds])
+    assert any("multi-frame" in reason for reason in caught.value.reasons)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
-from handlers.decode.attributes import failure, has_failure, text_of
+from handlers.decode.attributes import failure, has_failure, number_of, text_of
 from handlers.decode.dose import decode_dose
 from handlers.decode.images import DecodedSeries, decode_series, slice_index_of_instances
 from handlers.decode.structures import check_structures, decode_structures
@@ -45,9 +45,9 @@ class DecodedCase:
 
     Attributes:
         case: The values, with all findings.
-        ct: One dataset for each slice of the CT image, in its order (an enhanced multi-frame object
-            once for each frame).
-        mr: Likewise for each MR series that was accepted, by Series Instance UID.
+        ct: One dataset for each slice of the CT image, in its order.
+        mr: Likewise for each MR series that was accepted, by Series Instance UID (an enhanced
+            multi-frame object once for each frame).
         structure_set: As received.
     """
 
@@ -68,6 +68,7 @@ def decode_case(datasets: CaseDatasets) -> DecodedCase:
     frames = {text_of(ds, "FrameOfReferenceUID") for ds in datasets.ct}
     found = [
         *ct.findings,
+        *_check_single_frames(datasets.ct),
         *_check_patient(patient, datasets.structure_set),
         *check_structures(datasets.structure_set, frames.pop() if len(frames) == 1 else ""),
     ]
@@ -98,6 +99,17 @@ def decode_case(datasets: CaseDatasets) -> DecodedCase:
     )
     sorted_mr = {uid: series.datasets for uid, series in mr.items()}
     return DecodedCase(case, ct.datasets, sorted_mr, datasets.structure_set)
+
+
+def _check_single_frames(ct: Sequence[Dataset]) -> list[Finding]:
+    """Return why a multi-frame planning CT is not taken: contours and results name its slices."""
+    if all((number_of(ds, "NumberOfFrames") or 1) == 1 for ds in ct):
+        return []
+    text = (
+        "CT: it is an enhanced, multi-frame object, which is not supported as planning CT; "
+        "send it as a series of single slices, with the structure set drawn on them"
+    )
+    return [failure("ct.multi_frame", text)]
 
 
 def _patients(datasets: Sequence[Dataset]) -> frozenset[str]:
