@@ -72,11 +72,12 @@ def run(
     watch = _Watch(seconds, on_step)
     watch.begin("structures")
     drawn, findings = find_targets(case, settings.target_patterns)
-    organs = {
-        roi.name: mask_from_roi(roi, case.ct.geometry)
-        for roi in case.structure_set.rois
-        if roi.contours and roi not in drawn
-    }
+    organs: dict[str, Mask] = {}
+    for roi in case.structure_set.rois:
+        if roi.contours and roi not in drawn:
+            # two ROIs may bear one name; each is an organ all the same
+            name = roi.name if roi.name not in organs else f"{roi.name} (ROI {roi.number})"
+            organs[name] = mask_from_roi(roi, case.ct.geometry)
     watch.begin("registration")
     registrations = tuple(
         register_frame(case.ct, series, tuple(drawn.values()), settings.registration)

@@ -36,6 +36,9 @@ __all__ = ["AssemblyFinding", "CaseProposal", "Patience", "StoredInstance", "ass
 LEAST_MR_IMAGES = 3
 """Fewer images are no volume that could be registered, or a series that is still arriving."""
 
+ASK_AGAIN_S = 2.0
+"""How soon to look again at a case whose objects come over an open association."""
+
 MOST_NAMES = 20
 """ROI names that a text lists before it only counts."""
 
@@ -141,7 +144,7 @@ def assemble(
             case = _case(structure_set, protocol, objection, drawn_on, held, patience, now)
             cases.append(case)
     if protocols:
-        cases += [_placeholder(ct, protocols[0]) for ct in ct_without_structure_set(held)]
+        cases += [_placeholder(ct, protocols[0], now) for ct in ct_without_structure_set(held)]
     return tuple(sorted(cases, key=attrgetter("ct_series_uid", "structure_set_uid")))
 
 
@@ -185,8 +188,9 @@ def _case(
     )
 
 
-def _placeholder(ct: Series, protocol: Protocol) -> CaseProposal:
+def _placeholder(ct: Series, protocol: Protocol, now: datetime) -> CaseProposal:
     missing = f"no structure set drawn on this CT has arrived ({ct.placed_count} CT slices here)"
+    is_moving = any(image.association_is_open for image in ct.images)
     return CaseProposal(
         case_id=_case_id(ct.uid, "", protocol.name),
         protocol_name=protocol.name,
@@ -198,7 +202,7 @@ def _placeholder(ct: Series, protocol: Protocol) -> CaseProposal:
         rejection="",
         findings=_noticed(ct.images, (ct,)),
         fingerprint=_fingerprint(ct.images, protocol.name),
-        next_look_at=None,
+        next_look_at=now + timedelta(seconds=ASK_AGAIN_S) if is_moving else None,
     )
 
 
@@ -393,7 +397,8 @@ def _ask_clock(
     waiting = [*missing_slices, *missing_series]
     if any(one.association_is_open for one in moving):
         waiting.append("an association that carries objects of this case is still open")
-        return _Standing(tuple(waiting))
+        # no clock tells when it ends: ask again soon
+        return _Standing(tuple(waiting), next_look_at=now + timedelta(seconds=ASK_AGAIN_S))
     if missing_series:
         newest_planning = max(one.received_at for one in planning)
         end = max(newest_planning + timedelta(hours=patience.mr_wait_h), quiet_end)

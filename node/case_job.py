@@ -6,9 +6,9 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pydicom.uid import RTDoseStorage, RTStructureSetStorage
+from pydicom.uid import RTDoseStorage
 
-from node.assembly import CaseProposal
+from node.assembly import CaseProposal, StoredInstance
 from node.compute_job import ComputeSettings, Job, JobFinding
 from node.config import NodeSection, Protocol
 
@@ -61,7 +61,7 @@ def case_job(
         mr=mr,
         dose=doses[0] if doses else None,
         settings=settings,
-        case=_identity(proposal, protocol, settings),
+        case=_identity(proposal, structure_set, protocol, settings),
         findings=tuple(
             JobFinding(code=f.code, severity=f.severity, text=f.text) for f in proposal.findings
         ),
@@ -69,11 +69,15 @@ def case_job(
         software_version=software_version(),
         created=created,
         memory_mib=node.compute_memory_mib,
+        destinations=protocol.destinations,
     )
 
 
 def _identity(
-    proposal: CaseProposal, protocol: Protocol, settings: ComputeSettings
+    proposal: CaseProposal,
+    structure_set: StoredInstance,
+    protocol: Protocol,
+    settings: ComputeSettings,
 ) -> dict[str, Any]:
     frame = next(
         (
@@ -83,17 +87,12 @@ def _identity(
         ),
         "",
     )
-    study = next(
-        i.header.study_instance_uid
-        for i in proposal.instances
-        if i.header.sop_class_uid == RTStructureSetStorage
-    )
     return {
         "case_id": proposal.case_id,
         "protocol": protocol.name,
         "software_version": software_version(),
         "settings": settings.model_dump(mode="json"),
-        "study_instance_uid": study,
+        "study_instance_uid": structure_set.header.study_instance_uid,
         "ct_series_uid": proposal.ct_series_uid,
         "ct_frame_of_reference_uid": frame,
         "structure_set_uid": proposal.structure_set_uid,

@@ -2,7 +2,7 @@
 
 The child has paths and settings; it has neither database nor network. It leaves result files in
 `out/` and, last of all, one outcome record, so that a record on disk means that all files are.
-Started as `python -m node.compute JOB`.
+Started as `python -m node.compute JOB PARENT`.
 """
 
 import contextlib
@@ -29,6 +29,7 @@ from handlers.refinement import RefinementSettings
 from handlers.report import metrics_document
 from handlers.values import Finding, Severity
 from node.compute_job import METRICS_FILE, OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome
+from node.storage import sync_folder
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that this process gets when its parent dies."""
@@ -66,7 +67,9 @@ def compute(job: Job, out: Path) -> Outcome:
         uid_seed=job.uid_seed,
         parameters=json.dumps(job.settings.model_dump(), sort_keys=True),
     )
-    sources = Sources(ct=decoded.ct, structure_set=decoded.structure_set, mr=decoded.mr)
+    # a multi-frame object stands there once for each of its frames; it is one source
+    mr = {uid: tuple({id(ds): ds for ds in series}.values()) for uid, series in decoded.mr.items()}
+    sources = Sources(ct=decoded.ct, structure_set=decoded.structure_set, mr=mr)
     results: dict[str, str] = {}
     for name, dataset in encode_result_set(result, sources, authorship):
         path = out / name
@@ -93,7 +96,7 @@ def compute(job: Job, out: Path) -> Outcome:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the job in the file that the only argument names; return 0 when an outcome was left."""
+    """Run the job that the first argument names, for the parent of the second argument's number."""
     job_file = Path(arguments[0])
     _die_with_parent(int(arguments[1]))
     job = Job.model_validate_json(job_file.read_text(encoding="utf-8"))
@@ -105,7 +108,8 @@ def main(arguments: Sequence[str]) -> int:
     # a warning of a library may quote the value it dislikes, and that value may be a name
     warnings.simplefilter("ignore")
     outcome = _outcome(job, out)
-    _sync_folders(out)
+    for folder in (*(p for p in out.rglob("*") if p.is_dir()), out):
+        sync_folder(folder)
     _write(job_file.parent / OUTCOME_FILE, outcome.model_dump_json())
     return 0
 
@@ -164,17 +168,7 @@ def _write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
-    _sync_folders(path.parent, recursive=False)
-
-
-def _sync_folders(folder: Path, *, recursive: bool = True) -> None:
-    inner = [p for p in folder.rglob("*") if p.is_dir()] if recursive else []
-    for path in (*inner, folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _die_with_parent(parent: int) -> None:

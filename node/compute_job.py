@@ -38,6 +38,7 @@ class Job(BaseModel):
         uid_seed: Fingerprint of inputs, settings and software version: all UIDs derive from it.
         created: ISO 8601 with time zone; every date and time in the results comes from it.
         memory_mib: Limit of the address space.
+        destinations: Names of the peers that the results are owed to; not the child's business.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,7 @@ class Job(BaseModel):
     software_version: str
     created: datetime
     memory_mib: float
+    destinations: tuple[str, ...] = ()
 
 
 class Outcome(BaseModel):
@@ -61,7 +63,7 @@ class Outcome(BaseModel):
 
     Attributes:
         kind: `done`: a whole result set lies in `out/`; `rejected`: the input is unfit; `failed`:
-            nothing can be said, another attempt may help.
+            an error of ours; an operator may begin the case again.
         reasons: Why, in sentences, for the last two.
         results: File name in `out/` by SOP Instance UID.
         summary: Verdicts for people.

@@ -4,7 +4,6 @@ APScheduler decides the times; what a case is decides `assembly`, that work is f
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -25,7 +24,7 @@ TICK_S = 1.0
 """How often new objects and due times are looked for."""
 
 LOOK_AGAIN_S = 2.0
-"""A patient whose objects are still arriving is looked at no more often than this."""
+"""A patient whom a full disk kept from being looked at is looked at again after this."""
 
 HEARTBEAT_S = 10.0
 """How often this process says that it lives."""
@@ -45,8 +44,6 @@ class Schedule:
         self._clock = clock
         self._last_row = self._noted_row = 0
         self._due: dict[str, datetime] = {}
-        self._asked: set[str] = set()
-        self._lock = threading.Lock()
         self._scheduler = BackgroundScheduler(timezone=UTC)
 
     def start(self) -> None:
@@ -71,17 +68,12 @@ class Schedule:
         cases again.
         """
         self._last_row = self._noted_row = self._instances.looked_row()
-        self._asked = self._cases.patients_who_wait()
+        self._due = dict.fromkeys(self._cases.patients_who_wait(), self._clock())
 
     def stop(self) -> None:
         """Stop after the job that is running."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)
-
-    def ask(self, patient_key: str) -> None:
-        """Have a patient looked at with the next tick."""
-        with self._lock:
-            self._asked.add(patient_key)
 
     def _tick(self) -> None:
         try:
@@ -101,9 +93,7 @@ class Schedule:
         """Bring the cases of every patient with news, or with a time that has come, up to date."""
         now = self._clock()
         changed, newest_row = self._instances.patient_keys_since(self._last_row)
-        with self._lock:
-            asked, self._asked = self._asked, set()
-        for patient_key in changed | asked | self._cases.patients_to_look_at():
+        for patient_key in changed | self._cases.patients_to_look_at():
             self._due[patient_key] = now
         self._last_row = newest_row
         is_complete = True
@@ -136,7 +126,10 @@ class Schedule:
             protocol = self._config.protocol_named(proposal.protocol_name)
             if protocol is None or proposal.waiting_for or proposal.rejection:
                 continue
-            job = case_job(proposal, protocol, node, root=str(node.data.resolve()), created=now)
+            # of the objects, not of the clock: computed again, a case gives the same bytes
+            created = max(i.received_at for i in proposal.instances)
+            root = str(node.data.resolve())
+            job = case_job(proposal, protocol, node, root=root, created=created)
             jobs[proposal.case_id] = job.model_dump_json()
         self._cases.observe(patient_key, proposals, jobs, now)
         return proposals
@@ -145,8 +138,6 @@ class Schedule:
         self, patient_key: str, proposals: tuple[CaseProposal, ...], now: datetime
     ) -> None:
         times = [p.next_look_at for p in proposals if p.next_look_at is not None]
-        if any(i.association_is_open for p in proposals for i in p.instances):
-            times.append(now + timedelta(seconds=LOOK_AGAIN_S))
         if times:
             soonest = now + timedelta(seconds=TICK_S)
             self._due[patient_key] = max(min(times), soonest)

@@ -53,7 +53,6 @@ class Node:
             CaseBook(self.index),
             DeliveryBook(self.index),
             clock=clock,
-            on_settled=lambda patient_key: self._schedule.ask(patient_key),
         )
         self._schedule = Schedule(config, self.index, self._workflow, clock)
         self._scp = StoreScp(config, self._store, self.index, clock, lambda: None)

@@ -37,7 +37,8 @@ class StoredFile:
     size_bytes: int
 
 
-def _sync_directory(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to stable storage: what was renamed stays renamed."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -57,7 +58,7 @@ class DiskCalls:
     write: Callable[[int, bytes | memoryview], int] = os.write
     sync: Callable[[int], None] = os.fdatasync
     rename: Callable[[Path, Path], None] = os.replace
-    sync_directory: Callable[[Path], None] = _sync_directory
+    sync_directory: Callable[[Path], None] = sync_folder
     free_bytes: Callable[[Path], int] = _free_bytes
 
 

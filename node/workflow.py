@@ -7,7 +7,9 @@ begins is decided in `schedule`, what a case is in `assembly`.
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,17 @@ from dbos import DBOS, SetWorkflowID
 from node.compute_job import OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome, summary_lines
 from node.config import Config, Peer
 from node.delivery import InstanceDelivery, InstanceOutcome, send_instances
-from node.errors import ComputeError, DeliveryError, UnfitObjectError, UnreadableObjectError
+from node.errors import (
+    ComputeError,
+    DeliveryError,
+    StorageFullError,
+    UnfitObjectError,
+    UnreadableObjectError,
+)
 from node.index.cases import CaseBook, RevisionKey
 from node.index.deliveries import DeliveryBook, DeliveryKey
 from node.index.states import DeliveryState
+from node.storage import sync_folder
 from node.supervise import ChildProcesses
 
 LOGGER = logging.getLogger(__name__)
@@ -39,8 +48,11 @@ MOST_STARTS = 50
 RESULTS_FOLDER = "results"
 WORK_FOLDER = "work"
 
-_SETTLED = "settled"
-_AGAIN = "again"
+MOST_DOUBLINGS = 20
+"""Pauses double no further: the cap has long been reached."""
+
+OUTLAST_PAUSE_S = 5.0
+"""Pause after the index could not record how an attempt ended."""
 
 
 class Workflow:
@@ -51,8 +63,6 @@ class Workflow:
         cases: The cases of the index.
         deliveries: What is owed to peers.
         clock: The time, aware.
-        on_settled: Is called when a case or delivery came to an end, with the case's patient key
-            where it is known.
     """
 
     def __init__(
@@ -62,17 +72,15 @@ class Workflow:
         deliveries: DeliveryBook,
         *,
         clock: Callable[[], datetime],
-        on_settled: Callable[[str], None],
     ) -> None:
         self._config = config
         self._cases = cases
         self._deliveries = deliveries
         self._clock = clock
-        self._on_settled = on_settled
         self._children = ChildProcesses()
+        self._stopping = threading.Event()
         self._started: set[str] = set()
-        self._compute: Callable[..., Any] | None = None
-        self._hand_over: Callable[..., Any] | None = None
+        self._compute, self._deliver = self._workflows()
 
     def launch(self) -> None:
         """Begin to work, first on what an earlier process left unfinished."""
@@ -89,7 +97,6 @@ class Workflow:
                 "log_level": "WARNING",
             }
         )
-        self._define()
         DBOS.launch()
         # its own handler would write past our formatter and its net for identifiers
         engine_logger = logging.getLogger("dbos")
@@ -111,106 +118,128 @@ class Workflow:
 
     def stop(self) -> None:
         """Stop working; what is unfinished goes on at the next launch."""
+        self._stopping.set()
         self._children.stop()
         DBOS.destroy()
 
+    def _workflows(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Return the workflows of one attempt each: recorded when begun, begun again after a crash.
+
+        They are short: what must wait is put off in the index, so that no queue stands still behind
+        it and a stop need not wait for it.
+        """
+
+        @DBOS.step(name="compute")
+        def compute(*key: Any) -> None:
+            _outlast(lambda: self._compute_attempt(RevisionKey(*key)), self._stopping)
+
+        @DBOS.step(name="deliver")
+        def deliver(*key: Any) -> None:
+            _outlast(lambda: self._deliver_attempt(DeliveryKey(*key)), self._stopping)
+
+        @DBOS.workflow(name="compute")
+        def compute_workflow(*key: Any) -> None:
+            compute(*key)
+
+        @DBOS.workflow(name="deliver")
+        def deliver_workflow(*key: Any) -> None:
+            deliver(*key)
+
+        return compute_workflow, deliver_workflow
+
     def start_what_is_due(self) -> None:
-        """Hand ready revisions and pending deliveries to their queues; repeats are harmless."""
-        for revision in self._cases.ready_revisions():
-            self._enqueue(
-                f"compute.{revision.case_id}.{revision.revision}",
-                COMPUTE_QUEUE,
-                self._compute,
-                revision.case_id,
-                revision.revision,
-            )
-        for owed in self._deliveries.pending():
+        """Hand what is due to its queue; to do so twice is harmless."""
+        now = self._clock()
+        for revision in self._cases.due(now):
+            name = f"compute.{revision.case_id}.{revision.revision}.{revision.attempt}"
+            self._enqueue(name, COMPUTE_QUEUE, self._compute, *astuple(revision))
+        for owed in self._deliveries.due(now):
             if self._config.peer_named(owed.peer) is None:
                 self._settle(owed, DeliveryState.UNDELIVERED, "the peer is no longer configured")
                 continue
-            self._enqueue(
-                f"deliver.{owed.case_id}.{owed.revision}.{owed.peer}.{owed.run}",
-                _delivery_queue(owed.peer),
-                self._hand_over,
-                owed.case_id,
-                owed.revision,
-                owed.peer,
-                owed.run,
-            )
+            name = f"deliver.{owed.case_id}.{owed.revision}.{owed.peer}.{owed.attempt}"
+            self._enqueue(name, _delivery_queue(owed.peer), self._deliver, *astuple(owed))
 
     def _enqueue(
-        self, workflow_id: str, queue: str, function: Callable[..., Any] | None, *arguments: Any
+        self, workflow_id: str, queue: str, function: Callable[..., Any], *arguments: Any
     ) -> None:
-        if workflow_id in self._started or function is None:
+        if workflow_id in self._started:
             return
         with SetWorkflowID(workflow_id):
             DBOS.enqueue_workflow(queue, function, *arguments)
         self._started.add(workflow_id)
 
-    def _define(self) -> None:
+    def _pause(self, attempt: int) -> timedelta:
+        """Return how long to wait after an attempt: twice as long each time, up to a cap."""
         node = self._config.node
-
-        def pauses() -> Iterator[float]:
-            wait_s = node.delivery_retry_s
-            while True:
-                yield wait_s
-                wait_s = min(2 * wait_s, node.delivery_retry_cap_s)
-
-        @DBOS.step(name="compute_once")
-        def compute_once(case_id: str, revision: int) -> str:
-            return self._compute_once(RevisionKey(case_id, revision))
-
-        @DBOS.workflow(name="compute")
-        def compute(case_id: str, revision: int) -> None:
-            for wait_s in pauses():
-                if compute_once(case_id, revision) != _AGAIN:
-                    return
-                DBOS.sleep(wait_s)
-
-        @DBOS.step(name="deliver_once")
-        def deliver_once(case_id: str, revision: int, peer: str, run: int) -> str:
-            return self._deliver_once(DeliveryKey(case_id, revision, peer, run))
-
-        @DBOS.workflow(name="deliver")
-        def deliver(case_id: str, revision: int, peer: str, run: int) -> None:
-            for wait_s in pauses():
-                if deliver_once(case_id, revision, peer, run) != _AGAIN:
-                    return
-                DBOS.sleep(wait_s)
-
-        self._compute = compute
-        self._hand_over = deliver
+        pause_s = node.delivery_retry_s * 2.0 ** min(attempt, MOST_DOUBLINGS)
+        return timedelta(seconds=min(pause_s, node.delivery_retry_cap_s))
 
     # --- computing -----------------------------------------------------------------------------
 
-    def _compute_once(self, key: RevisionKey) -> str:
-        """Compute a revision; whatever goes wrong, the work is settled or comes again."""
-        try:
-            return self._compute_revision(key)
-        except Exception:
-            # the boundary of the workflow: an exception that left it would end the work for good
-            LOGGER.exception("case.interrupted", extra={"case_id": key.case_id})
-            return _AGAIN
-
-    def _compute_revision(self, key: RevisionKey) -> str:
+    def _compute_attempt(self, key: RevisionKey) -> None:
+        """Compute a revision once; whatever goes wrong, it is settled or comes again."""
         begun = self._cases.begin(key, self._clock())
         if begun is None:
-            return _SETTLED
+            return
         if begun.times > MOST_STARTS:
             self._cases.fail(key, f"begun {begun.times} times without an end", self._clock())
+            return
+        most_failures = None
+        try:
+            self._conclude(key, Job.model_validate_json(begun.job))
+        except ComputeError as error:
+            if not self._children.is_stopped:  # a stop is not the case's fault
+                most_failures = self._config.node.compute_attempts
+            reason = f"{error} ({error.hint})" if error.hint else str(error)
+        except (OSError, StorageFullError) as error:
+            reason = f"the machine is in trouble: {error}"
+        except Exception as error:
+            LOGGER.exception("case.interrupted", extra={"case_id": key.case_id})
+            most_failures = self._config.node.compute_attempts
+            reason = f"internal error {type(error).__name__}"
         else:
-            try:
-                outcome = self._outcome(key, Job.model_validate_json(begun.job))
-            except ComputeError as error:
-                if not self._is_given_up(key, error):
-                    return _AGAIN
-            except Exception:
-                self._cases.give_back(key)  # not the node's end: it may go on for ever
-                raise
-            else:
-                self._conclude(key, outcome)
-        self._on_settled(begun.patient_key)
-        return _SETTLED
+            return
+        LOGGER.warning("case.put_off", extra={"case_id": key.case_id, "reason": reason})
+        now = self._clock()
+        self._cases.put_off(
+            key, reason, now + self._pause(key.attempt), now, most_failures=most_failures
+        )
+
+    def _conclude(self, key: RevisionKey, job: Job) -> None:
+        """Compute a revision and record how it ended.
+
+        Raises:
+            ComputeError: The child left no outcome.
+        """
+        outcome = self._outcome(key, job)
+        if outcome.kind == "done":
+            out = self._result_folder(key) / OUTPUT_FOLDER
+            self._cases.adopt(
+                key,
+                {
+                    uid: str((out / name).relative_to(self._config.node.data))
+                    for uid, name in outcome.results.items()
+                },
+                outcome.summary,
+                job.destinations,
+                timedelta(hours=self._config.node.delivery_give_up_h),
+                self._clock(),
+            )
+        elif outcome.kind == "rejected":
+            self._cases.reject(key, outcome.reasons, self._clock())
+        else:
+            self._cases.fail(key, "; ".join(outcome.reasons), self._clock())
+        LOGGER.info(
+            "case.finished",
+            extra={
+                "case_id": key.case_id,
+                "revision": key.revision,
+                "outcome": outcome.kind,
+                "objects": len(outcome.results),
+                "verdicts": summary_lines(outcome.summary) or list(outcome.reasons),
+            },
+        )
 
     def _outcome(self, key: RevisionKey, job: Job) -> Outcome:
         """Return how the revision ended, computing it unless its whole result set is there."""
@@ -230,106 +259,63 @@ class Workflow:
                 return outcome
             final.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(final)
+            for changed in (final.parent, final.parent.parent):
+                sync_folder(changed)
         return Outcome.model_validate_json((final / OUTCOME_FILE).read_text(encoding="utf-8"))
-
-    def _is_given_up(self, key: RevisionKey, error: ComputeError) -> bool:
-        """Count that the child left no outcome; tell whether that was once too often."""
-        self._cases.give_back(key)
-        if self._children.is_stopped:
-            return False  # not the case's fault; it is taken up again at the next start
-        failures = self._cases.count_failure(key)
-        LOGGER.warning(
-            "case.attempt_failed",
-            extra={"case_id": key.case_id, "failures": failures, "reason": str(error)},
-        )
-        if failures < self._config.node.compute_attempts:
-            return False
-        reason = f"given up after {failures} attempts: {error}"
-        self._cases.fail(key, f"{reason} ({error.hint})" if error.hint else reason, self._clock())
-        return True
-
-    def _conclude(self, key: RevisionKey, outcome: Outcome) -> None:
-        if outcome.kind == "done":
-            out = self._result_folder(key) / OUTPUT_FOLDER
-            record = self._cases.case(key.case_id)
-            protocol = self._config.protocol_named(record.protocol) if record else None
-            self._cases.adopt(
-                key,
-                {
-                    uid: str((out / name).relative_to(self._config.node.data))
-                    for uid, name in outcome.results.items()
-                },
-                outcome.summary,
-                protocol.destinations if protocol else (),
-                timedelta(hours=self._config.node.delivery_give_up_h),
-                self._clock(),
-            )
-        elif outcome.kind == "rejected":
-            self._cases.reject(key, outcome.reasons, self._clock())
-        else:
-            self._cases.fail(key, "; ".join(outcome.reasons), self._clock())
-        LOGGER.info(
-            "case.finished",
-            extra={
-                "case_id": key.case_id,
-                "revision": key.revision,
-                "outcome": outcome.kind,
-                "objects": len(outcome.results),
-                "verdicts": summary_lines(outcome.summary) or list(outcome.reasons),
-            },
-        )
 
     # --- delivering ----------------------------------------------------------------------------
 
-    def _deliver_once(self, key: DeliveryKey) -> str:
-        """Send what a peer is owed; whatever goes wrong, the delivery is settled or comes again."""
-        try:
-            return self._deliver(key)
-        except (UnreadableObjectError, UnfitObjectError) as error:
-            reason = f"a result file cannot be sent: {error} (`hilum cases retry` computes it anew)"
-            return self._settle(key, DeliveryState.UNDELIVERED, reason)
-        except Exception:
-            LOGGER.exception("delivery.interrupted", extra={"case_id": key.case_id})
-            return _AGAIN
-
-    def _deliver(self, key: DeliveryKey) -> str:
+    def _deliver_attempt(self, key: DeliveryKey) -> None:
+        """Send once what a peer is owed; whatever goes wrong, it is settled or comes again."""
         owed = self._deliveries.owed(key)
         peer = self._config.peer_named(key.peer)
         if owed is None or peer is None:
-            return _SETTLED
+            return
         paths, give_up_at = owed
-        reason = self._send(key, peer, list(paths.values())) if paths else ""
-        if reason is None:
-            return _SETTLED
-        owed = self._deliveries.owed(key)
-        if owed is None or not owed[0]:
-            refusals = self._deliveries.refusals(key)
-            state = DeliveryState.UNDELIVERED if refusals else DeliveryState.DELIVERED
-            return self._settle(key, state, "; ".join(refusals))
-        if self._clock() >= give_up_at:
-            return self._settle(key, DeliveryState.UNDELIVERED, f"time is spent: {reason}")
-        self._deliveries.note_attempt(key, reason, self._clock())
-        LOGGER.warning(
-            "delivery.waits", extra={"case_id": key.case_id, "peer": key.peer, "reason": reason}
-        )
-        return _AGAIN
-
-    def _send(self, key: DeliveryKey, peer: Peer, paths: Sequence[str]) -> str | None:
-        """Send files; return why not all were answered, or None if the peer refuses us for good."""
         try:
-            answers = send_instances(
-                peer,
-                self._config.node.ae_title,
-                [self._config.node.data / path for path in paths],
-                timeout_s=self._config.node.network_timeout_s,
-                on_result=lambda answer: self._record(key, answer),
-            )
+            reason = self._send(key, peer, list(paths.values())) if paths else ""
         except DeliveryError as error:
             reason = f"{error} ({error.hint})" if error.hint else str(error)
-            if error.is_retryable:
-                return reason
+            if not error.is_retryable:
+                self._settle(key, DeliveryState.UNDELIVERED, reason)
+                return
+        except (UnreadableObjectError, UnfitObjectError) as error:
+            reason = f"a result file cannot be sent: {error} (`hilum cases retry` computes it anew)"
             self._settle(key, DeliveryState.UNDELIVERED, reason)
-            return None
+            return
+        except Exception as error:
+            LOGGER.exception("delivery.interrupted", extra={"case_id": key.case_id})
+            reason = f"internal error {type(error).__name__}"
+        left = self._deliveries.owed(key)
+        if left is None:
+            return
+        if not left[0]:
+            refusals = self._deliveries.refusals(key)
+            state = DeliveryState.UNDELIVERED if refusals else DeliveryState.DELIVERED
+            self._settle(key, state, "; ".join(refusals))
+        elif self._clock() >= give_up_at:
+            self._settle(key, DeliveryState.UNDELIVERED, f"time is spent: {reason}")
+        else:
+            now = self._clock()
+            self._deliveries.put_off(key, reason, now + self._pause(key.attempt), now)
+            LOGGER.warning(
+                "delivery.put_off",
+                extra={"case_id": key.case_id, "peer": key.peer, "reason": reason},
+            )
+
+    def _send(self, key: DeliveryKey, peer: Peer, paths: Sequence[str]) -> str:
+        """Send files, keep every answer; return why some must be sent again, or an empty text.
+
+        Raises:
+            DeliveryError: No association came about.
+        """
+        answers = send_instances(
+            peer,
+            self._config.node.ae_title,
+            [self._config.node.data / path for path in paths],
+            timeout_s=self._config.node.network_timeout_s,
+            on_result=lambda answer: self._record(key, answer),
+        )
         return next((a.reason for a in answers if a.outcome in _UNANSWERED), "")
 
     def _record(self, key: DeliveryKey, answer: InstanceDelivery) -> None:
@@ -342,7 +328,7 @@ class Workflow:
             self._clock(),
         )
 
-    def _settle(self, key: DeliveryKey, state: DeliveryState, reason: str) -> str:
+    def _settle(self, key: DeliveryKey, state: DeliveryState, reason: str) -> None:
         self._deliveries.settle(key, state, reason, self._clock())
         LOGGER.info(
             "delivery.finished",
@@ -354,7 +340,6 @@ class Workflow:
                 "reason": reason,
             },
         )
-        return _SETTLED
 
     # --- places --------------------------------------------------------------------------------
 
@@ -370,3 +355,19 @@ _UNANSWERED = (InstanceOutcome.NOT_ATTEMPTED, InstanceOutcome.REFUSED_TRANSIENT)
 
 def _delivery_queue(peer: str) -> str:
     return f"deliver.{peer}"
+
+
+def _outlast(attempt: Callable[[], None], stopping: threading.Event) -> None:
+    """Repeat an attempt whose end could not be recorded, until it can be or the node stops.
+
+    An exception that left the workflow would end the work for good.
+    """
+    while True:
+        try:
+            attempt()
+        except Exception:
+            LOGGER.exception("workflow.not_recorded")
+            if stopping.wait(OUTLAST_PAUSE_S):
+                raise
+        else:
+            return

@@ -116,7 +116,7 @@ def test_peer_when_away_for_a_while_gets_the_results_later(
     node.send(files)
     case = node.wait_for_state("delivering")
     delivery = wait_for(
-        lambda: next((d for d in node.case().deliveries if d["attempts"] >= 2), None),
+        lambda: next((d for d in node.case().deliveries if d["attempt"] >= 2), None),
         timeout_s=60,
         what="two attempts",
     )

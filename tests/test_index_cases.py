@@ -61,7 +61,7 @@ def state_of(cases: CaseBook, case_id: str = "c1") -> CaseState:
 
 def running(cases: CaseBook) -> RevisionKey:
     observe(cases, proposal())
-    (key,) = cases.ready_revisions()
+    (key,) = cases.due(NOW)
     assert cases.begin(key, NOW) is not None
     return key
 
@@ -70,7 +70,7 @@ def delivering(cases: CaseBook, *peers: str) -> tuple[RevisionKey, list[Delivery
     key = running(cases)
     results = {"2.25.1": "results/a.dcm", "2.25.2": "results/b.dcm"}
     cases.adopt(key, results, {"targets": []}, peers, GIVE_UP, NOW)
-    return key, [DeliveryKey(key.case_id, key.revision, peer, 1) for peer in peers]
+    return key, [DeliveryKey(key.case_id, key.revision, peer, 0) for peer in peers]
 
 
 def test_every_pair_of_states_when_moved_obeys_the_table(index: Index) -> None:
@@ -120,7 +120,7 @@ def test_same_objects_when_observed_again_make_no_second_revision(index: Index) 
     cases = CaseBook(index)
     observe(cases, proposal())
     observe(cases, proposal())
-    assert [key.revision for key in cases.ready_revisions()] == [1]
+    assert [key.revision for key in cases.due(NOW)] == [1]
 
 
 def test_late_object_when_delivered_makes_the_next_revision(index: Index) -> None:
@@ -129,7 +129,7 @@ def test_late_object_when_delivered_makes_the_next_revision(index: Index) -> Non
     key, _ = delivering(cases)
     assert state_of(cases) is CaseState.DELIVERED
     observe(cases, proposal(fingerprint="f2"))
-    (newer,) = cases.ready_revisions()
+    (newer,) = cases.due(NOW)
     assert (key.revision, newer.revision) == (1, 2)
 
 
@@ -139,7 +139,9 @@ def test_new_object_when_running_waits_for_the_end_of_the_run(index: Index) -> N
     key = running(cases)
     observe(cases, proposal(fingerprint="f2"))
     assert state_of(cases) is CaseState.RUNNING
+    assert cases.patients_to_look_at() == set()
     cases.fail(key, "broken", NOW)
+    assert cases.patients_to_look_at() == {"patient"}, "also after a crash"
     observe(cases, proposal(fingerprint="f2"))
     assert state_of(cases) is CaseState.READY
 
@@ -165,7 +167,7 @@ def test_adopt_when_repeated_owes_each_object_once(index: Index) -> None:
     cases, deliveries = CaseBook(index), DeliveryBook(index)
     key, (owed,) = delivering(cases, "tps")
     cases.adopt(key, {"2.25.9": "results/c.dcm"}, {}, ("tps",), GIVE_UP, NOW)
-    assert deliveries.pending() == [owed]
+    assert deliveries.due(NOW) == [owed]
     remaining = deliveries.owed(owed)
     assert remaining is not None
     assert sorted(remaining[0]) == ["2.25.1", "2.25.2"]
@@ -204,12 +206,12 @@ def test_undelivered_case_when_reopened_sends_what_was_refused(index: Index) -> 
     assert record is not None
     assert (record.state, record.reason) == (CaseState.UNDELIVERED, "tps: mismatch")
     deliveries.reopen("c1", GIVE_UP, NOW)
-    (again,) = deliveries.pending()
-    assert again.run == 2
+    (again,) = deliveries.due(NOW)
+    assert again.attempt == 1
     remaining = deliveries.owed(again)
     assert remaining is not None
     assert list(remaining[0]) == ["2.25.2"]
-    assert deliveries.owed(key) is None, "the earlier run is over"
+    assert deliveries.owed(key) is None, "the earlier attempt is over"
 
 
 def test_rejected_case_when_retried_is_looked_at_anew(index: Index) -> None:
@@ -225,7 +227,7 @@ def test_rejected_case_when_retried_is_looked_at_anew(index: Index) -> None:
     cases.ask_again("c1", NOW)
     assert cases.patients_to_look_at() == {"patient"}
     observe(cases, proposal())
-    assert cases.ready_revisions() == [RevisionKey("c1", 2)]
+    assert cases.due(NOW) == [RevisionKey("c1", 2, 0)]
     assert cases.patients_to_look_at() == set()
 
 
@@ -241,14 +243,57 @@ def test_retried_case_when_its_objects_form_it_no_longer_says_so(index: Index) -
     assert "no longer" in record.reason
 
 
-def test_start_when_given_back_does_not_count(index: Index) -> None:
-    """Only starts that end with the node's death are held against a case."""
+def test_attempt_when_put_off_comes_again_at_its_time(index: Index) -> None:
+    """What the machine is to blame for comes again for ever, and holds nobody else up."""
     cases = CaseBook(index)
     key = running(cases)
-    cases.give_back(key)
-    begun = cases.begin(key, NOW)
+    later = NOW + timedelta(seconds=30)
+    cases.put_off(key, "no room", later, NOW, most_failures=None)
+    record = cases.case("c1")
+    assert record is not None
+    assert (record.state, record.reason) == (CaseState.READY, "no room")
+    assert cases.due(NOW) == []
+    assert cases.due(later) == [RevisionKey("c1", 1, 1)]
+    assert cases.begin(key, later) is None, "the earlier attempt is over"
+    begun = cases.begin(RevisionKey("c1", 1, 1), later)
     assert begun is not None
-    assert begun.times == 1
+    assert begun.times == 1, "only starts that end with the node's death count"
+
+
+def test_attempts_when_they_die_too_often_are_a_failure(index: Index) -> None:
+    """A case that kills its computing process does so a bounded number of times."""
+    cases = CaseBook(index)
+    observe(cases, proposal())
+    for _ in range(3):
+        (key,) = cases.due(NOW)
+        assert cases.begin(key, NOW) is not None
+        cases.put_off(key, "ended by SIGKILL", NOW, NOW, most_failures=3)
+    record = cases.case("c1")
+    assert record is not None
+    assert record.state is CaseState.FAILED
+    assert record.reason == "given up after 3 attempts: ended by SIGKILL"
+
+
+def test_delivery_when_put_off_comes_again_at_its_time(index: Index) -> None:
+    """Back-off is in the index: durable, and in nobody's way."""
+    cases, deliveries = CaseBook(index), DeliveryBook(index)
+    _, (key,) = delivering(cases, "tps")
+    later = NOW + timedelta(seconds=30)
+    deliveries.put_off(key, "peer away", later, NOW)
+    assert deliveries.due(NOW) == []
+    assert deliveries.due(later) == [DeliveryKey("c1", 1, "tps", 1)]
+    assert deliveries.owed(key) is None
+
+
+def test_delivery_when_abandoned_is_not_settled_by_what_was_under_way(index: Index) -> None:
+    """An abandoned delivery never becomes a delivered one."""
+    cases, deliveries = CaseBook(index), DeliveryBook(index)
+    _, (key,) = delivering(cases, "tps")
+    cases.abandon("c1", NOW)
+    deliveries.settle(key, DeliveryState.DELIVERED, "", NOW)
+    record = cases.case("c1")
+    assert record is not None
+    assert [d["state"] for d in record.deliveries] == ["abandoned"]
 
 
 def test_waiting_case_when_abandoned_stays_so_until_objects_come(index: Index) -> None:
@@ -276,7 +321,7 @@ def test_abandoned_case_when_new_objects_come_revives(index: Index) -> None:
     cases, deliveries = CaseBook(index), DeliveryBook(index)
     delivering(cases, "tps")
     cases.abandon("c1", NOW)
-    assert deliveries.pending() == []
+    assert deliveries.due(NOW) == []
     observe(cases, proposal())
     assert state_of(cases) is CaseState.ABANDONED
     observe(cases, proposal(fingerprint="f2"))

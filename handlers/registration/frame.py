@@ -177,13 +177,15 @@ def _search(
     if not tried:
         raise RegistrationFailedError("From no start did the MR and the CT overlap enough.")
     tried.sort(key=lambda t: -t[0])
-    followed = [
-        (explained.nats(pose), start, pose)
-        for start, pose in (
-            (start, refine_pose(ct, mr, pose, centre_mm, settings, 1))
-            for _, start, pose in tried[: settings.followed_count]
-        )
-    ]
+    followed: list[tuple[float, RigidTransform, RigidTransform]] = []
+    for _, start, pose in tried[: settings.followed_count]:
+        try:
+            finer = refine_pose(ct, mr, pose, centre_mm, settings, 1)
+        except RegistrationFailedError:
+            continue
+        followed.append((explained.nats(finer), start, finer))
+    if not followed:
+        raise RegistrationFailedError("Every start lost the overlap of MR and CT on the way.")
     followed.sort(key=lambda t: -t[0])
     best, start, pose = followed[0]
     rivals = [
@@ -193,8 +195,8 @@ def _search(
     ]
     near = ct.cropped(pose.inverse().apply(mr.geometry.corners_mm()), CT_MARGIN_MM)
     by_brightness = follow(near, mr, pose, centre_mm, settings, first_level=2)
-    finer = replace(settings, histogram_bins=settings.checking_bins)
-    by_finer_bins = follow(near, mr, start, centre_mm, finer)
+    more_bins = replace(settings, histogram_bins=settings.checking_bins)
+    by_finer_bins = follow(near, mr, start, centre_mm, more_bins)
     sigma_mm = settings.edge_sigma_mm
     # edges of a few coarse voxels lead astray (STS_002: 48 mm): this run leaves out that level
     by_edges = follow(

@@ -78,6 +78,8 @@ def refine_pose(
     try:
         registration.Execute(_itk(fixed), _itk(moving))
     except RuntimeError as error:
+        if "alloc" in str(error).lower():
+            raise MemoryError from error  # the machine's verdict, not the images'
         raise RegistrationFailedError(
             f"the optimiser at {spacing_mm} mm found too little common to both images",
             hint="Check that the MR shows the region of the target.",

@@ -30,10 +30,11 @@ from node.index.states import SETTLED, CaseState, DeliveryState
 
 @dataclass(frozen=True, slots=True)
 class RevisionKey:
-    """One computation of one case."""
+    """One attempt to compute one revision of a case; attempts are numbered from 0."""
 
     case_id: str
     revision: int
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,6 @@ class Begun:
 
     job: str
     times: int
-    patient_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class CaseBook:
         """
         with self._index.begin() as connection:
             connection.execute(
-                CASES.update().where(CASES.c.patient_key == patient_key).values(asked=False)
+                CASES.update().where(CASES.c.patient_key == patient_key).values(look_again=False)
             )
             for proposal in proposals:
                 self._observe_one(connection, patient_key, proposal, jobs, now)
@@ -115,7 +115,10 @@ class CaseBook:
             assert row is not None  # noqa: S101 - just inserted in this transaction
         state = CaseState(row.state)
         if state is CaseState.RUNNING:
-            return  # looked at again when the run has ended
+            if row.fingerprint != proposal.fingerprint:
+                is_this = CASES.c.case_id == proposal.case_id
+                connection.execute(CASES.update().where(is_this).values(look_again=True))
+            return
         if row.revision and row.fingerprint == proposal.fingerprint and state in SETTLED:
             return
         if state is CaseState.ABANDONED and row.seen == proposal.fingerprint:
@@ -153,6 +156,8 @@ class CaseBook:
                 case_id=row.case_id,
                 revision=revision,
                 fingerprint=proposal.fingerprint,
+                attempt=0,
+                next_try_at=utc_text(now),
                 begun=0,
                 failures=0,
                 job=job,
@@ -187,8 +192,12 @@ class CaseBook:
                 connection.execute(CASES.delete().where(CASES.c.case_id == row.case_id))
 
     def patients_to_look_at(self) -> set[str]:
-        """Return the patients of whom an operator asked to begin a case again."""
-        query = sa.select(CASES.c.patient_key).where(CASES.c.asked).distinct()
+        """Return the patients with a case that was overtaken while it ran, or is begun again."""
+        query = (
+            sa.select(CASES.c.patient_key)
+            .where(CASES.c.look_again, CASES.c.state != CaseState.RUNNING)
+            .distinct()
+        )
         with self._index.read() as connection:
             return set(connection.scalars(query))
 
@@ -201,12 +210,16 @@ class CaseBook:
 
     # --- computing -----------------------------------------------------------------------------
 
-    def ready_revisions(self) -> list[RevisionKey]:
-        """Return the revisions whose computing must be begun, oldest first."""
+    def due(self, now: datetime) -> list[RevisionKey]:
+        """Return the attempts to compute whose time has come, oldest revision first."""
         query = (
-            sa.select(REVISIONS.c.case_id, REVISIONS.c.revision)
+            sa.select(REVISIONS.c.case_id, REVISIONS.c.revision, REVISIONS.c.attempt)
             .join(CASES, CASES.c.case_id == REVISIONS.c.case_id)
-            .where(CASES.c.state == CaseState.READY, CASES.c.revision == REVISIONS.c.revision)
+            .where(
+                CASES.c.state == CaseState.READY,
+                CASES.c.revision == REVISIONS.c.revision,
+                REVISIONS.c.next_try_at <= utc_text(now),
+            )
             .order_by(REVISIONS.c.created_at)
         )
         with self._index.read() as connection:
@@ -223,6 +236,8 @@ class CaseBook:
             entry = self._revision(connection, key)
             if row is None or entry is None or row.revision != key.revision:
                 return None
+            if entry.attempt != key.attempt:
+                return None
             if CaseState(row.state) not in (CaseState.READY, CaseState.RUNNING):
                 return None
             connection.execute(
@@ -230,25 +245,50 @@ class CaseBook:
             )
             if CaseState(row.state) is CaseState.READY:
                 move_case(connection, row, CaseState.RUNNING, "", now)
-            return Begun(entry.job, entry.begun + 1, row.patient_key)
+            return Begun(entry.job, entry.begun + 1)
 
-    def give_back(self, key: RevisionKey) -> None:
-        """Take back a start that ended in an orderly way, though without an outcome."""
-        with self._index.begin() as connection:
-            connection.execute(
-                REVISIONS.update().where(_is_revision(key)).values(begun=REVISIONS.c.begun - 1)
-            )
+    def put_off(
+        self,
+        key: RevisionKey,
+        reason: str,
+        next_try_at: datetime,
+        now: datetime,
+        *,
+        most_failures: int | None,
+    ) -> None:
+        """End an attempt that left no outcome: it comes again, or the revision has failed.
 
-    def count_failure(self, key: RevisionKey) -> int:
-        """Count that a computing process ended without an outcome; return how often by now."""
+        Args:
+            key: The attempt.
+            reason: Why, in a sentence.
+            next_try_at: When to try again.
+            now: The time, aware.
+            most_failures: With how many such attempts the revision has failed; None where the
+                case is not to blame, but the machine (no room) or the operator (a stop).
+        """
         with self._index.begin() as connection:
+            row = case_row(connection, key.case_id)
+            entry = self._revision(connection, key)
+            if row is None or entry is None or entry.attempt != key.attempt:
+                return
+            failures = entry.failures + (most_failures is not None)
             connection.execute(
                 REVISIONS.update()
                 .where(_is_revision(key))
-                .values(failures=REVISIONS.c.failures + 1)
+                .values(
+                    attempt=key.attempt + 1,
+                    next_try_at=utc_text(next_try_at),
+                    begun=entry.begun - 1,
+                    failures=failures,
+                )
             )
-            entry = self._revision(connection, key)
-        return 0 if entry is None else int(entry.failures)
+            if CaseState(row.state) is not CaseState.RUNNING:
+                return
+            if most_failures is not None and failures >= most_failures:
+                reason = f"given up after {failures} attempts: {reason}"
+                move_case(connection, row, CaseState.FAILED, reason, now)
+            else:
+                move_case(connection, row, CaseState.READY, reason, now)
 
     def adopt(
         self,
@@ -271,7 +311,9 @@ class CaseBook:
         """
         with self._index.begin() as connection:
             row = case_row(connection, key.case_id)
-            if row is None or CaseState(row.state) is not CaseState.RUNNING:
+            if row is None or row.revision != key.revision:
+                return
+            if CaseState(row.state) is not CaseState.RUNNING:
                 return
             connection.execute(RESULTS.delete().where(_is_result_of(key)))
             connection.execute(
@@ -311,7 +353,9 @@ class CaseBook:
     ) -> None:
         with self._index.begin() as connection:
             row = case_row(connection, key.case_id)
-            if row is None or CaseState(row.state) is not CaseState.RUNNING:
+            if row is None or row.revision != key.revision:
+                return
+            if CaseState(row.state) is not CaseState.RUNNING:
                 return
             self._finish(connection, key, summary, now)
             move_case(connection, row, state, reason, now)
@@ -348,7 +392,9 @@ class CaseBook:
                     hint=f"only {', '.join(sorted(_REPEATABLE))} cases can be retried",
                 )
             connection.execute(
-                CASES.update().where(CASES.c.case_id == case_id).values(asked=True, fingerprint="")
+                CASES.update()
+                .where(CASES.c.case_id == case_id)
+                .values(look_again=True, fingerprint="")
             )
             move_case(connection, row, CaseState.WAITING, "retried by operator", now)
 
@@ -440,10 +486,10 @@ def _owe(
                 case_id=key.case_id,
                 revision=key.revision,
                 peer=peer,
-                run=1,
+                attempt=0,
+                next_try_at=utc_text(now),
                 state=DeliveryState.PENDING,
                 reason="",
-                attempts=0,
                 give_up_at=utc_text(give_up_at),
                 updated_at=utc_text(now),
             )
@@ -470,7 +516,7 @@ def _new_case(patient_key: str, proposal: CaseProposal, now: datetime) -> dict[s
         "fingerprint": "",
         "revision": 0,
         "seen": proposal.fingerprint,
-        "asked": False,
+        "look_again": False,
         "findings": _findings_json(proposal.findings),
         "created_at": utc_text(now),
         "updated_at": utc_text(now),

@@ -26,12 +26,12 @@ REFUSED = "refused_permanent"
 
 @dataclass(frozen=True, slots=True)
 class DeliveryKey:
-    """One result set on its way to one peer; `run` grows each time an operator asks again."""
+    """One attempt to bring one result set to one peer; attempts are numbered from 0."""
 
     case_id: str
     revision: int
     peer: str
-    run: int
+    attempt: int
 
 
 class DeliveryBook:
@@ -44,17 +44,20 @@ class DeliveryBook:
     def __init__(self, index: Index) -> None:
         self._index = index
 
-    def pending(self) -> list[DeliveryKey]:
-        """Return what is owed to peers, oldest result set first."""
+    def due(self, now: datetime) -> list[DeliveryKey]:
+        """Return the attempts whose time has come, oldest result set first."""
         columns = (
             DELIVERIES.c.case_id,
             DELIVERIES.c.revision,
             DELIVERIES.c.peer,
-            DELIVERIES.c.run,
+            DELIVERIES.c.attempt,
         )
         query = (
             sa.select(*columns)
-            .where(DELIVERIES.c.state == DeliveryState.PENDING)
+            .where(
+                DELIVERIES.c.state == DeliveryState.PENDING,
+                DELIVERIES.c.next_try_at <= utc_text(now),
+            )
             .order_by(DELIVERIES.c.updated_at, DELIVERIES.c.case_id)
         )
         with self._index.read() as connection:
@@ -65,7 +68,7 @@ class DeliveryBook:
 
         Returns:
             Paths by SOP Instance UID in the order of sending, and the time at which to give up;
-            None when the delivery is settled.
+            None when this attempt is over, or the delivery settled.
         """
         answered = sa.select(RECEIPTS.c.sop_instance_uid).where(
             RECEIPTS.c.case_id == key.case_id,
@@ -84,7 +87,9 @@ class DeliveryBook:
         )
         with self._index.read() as connection:
             entry = connection.execute(sa.select(DELIVERIES).where(_is_delivery(key))).first()
-            if entry is None or entry.run != key.run or entry.state != DeliveryState.PENDING:
+            if entry is None or entry.attempt != key.attempt:
+                return None
+            if entry.state != DeliveryState.PENDING:
                 return None
             owed = {row.sop_instance_uid: row.path for row in connection.execute(query)}
         return owed, datetime.fromisoformat(entry.give_up_at)
@@ -128,13 +133,18 @@ class DeliveryBook:
         with self._index.read() as connection:
             return [row.reason for row in connection.execute(query)]
 
-    def note_attempt(self, key: DeliveryKey, reason: str, now: datetime) -> None:
-        """Count a delivery attempt that must be repeated, with its reason."""
+    def put_off(self, key: DeliveryKey, reason: str, next_try_at: datetime, now: datetime) -> None:
+        """End an attempt that must be repeated, and say when and why."""
         with self._index.begin() as connection:
             connection.execute(
                 DELIVERIES.update()
-                .where(_is_delivery(key))
-                .values(attempts=DELIVERIES.c.attempts + 1, reason=reason, updated_at=utc_text(now))
+                .where(_is_delivery(key), DELIVERIES.c.attempt == key.attempt)
+                .values(
+                    attempt=key.attempt + 1,
+                    next_try_at=utc_text(next_try_at),
+                    reason=reason,
+                    updated_at=utc_text(now),
+                )
             )
 
     def settle(self, key: DeliveryKey, state: DeliveryState, reason: str, now: datetime) -> None:
@@ -142,7 +152,7 @@ class DeliveryBook:
         with self._index.begin() as connection:
             connection.execute(
                 DELIVERIES.update()
-                .where(_is_delivery(key), DELIVERIES.c.run == key.run)
+                .where(_is_delivery(key), DELIVERIES.c.state == DeliveryState.PENDING)
                 .values(state=state, reason=reason, updated_at=utc_text(now))
             )
             row = case_row(connection, key.case_id)
@@ -184,7 +194,8 @@ class DeliveryBook:
                 )
                 .values(
                     state=DeliveryState.PENDING,
-                    run=DELIVERIES.c.run + 1,
+                    attempt=DELIVERIES.c.attempt + 1,
+                    next_try_at=utc_text(now),
                     give_up_at=utc_text(now + give_up),
                     updated_at=utc_text(now),
                 )

@@ -50,14 +50,13 @@ class Added:
 def patient_key_of(header: InstanceHeader) -> str:
     """Return what the objects of one patient have in common; no identifier can be read from it.
 
-    Issuer and Patient ID decide; an object without Patient ID belongs to its study alone.
+    Patient ID decides; an object without one belongs to its study alone. The issuer does not take
+    part: planning systems drop it, and assembly tells patients of different issuers apart.
     """
-    issuer, patient_id = header.issuer_of_patient_id.strip(), header.patient_id.strip()
+    patient_id = header.patient_id.strip()
     if not patient_id:
         return f"study:{header.study_instance_uid}"
-    # a backslash cannot occur in either value, so no two patients share a text
-    text = "\\".join((issuer, patient_id))
-    return f"patient:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return f"patient:{hashlib.sha256(patient_id.encode()).hexdigest()[:32]}"
 
 
 class InstanceBook:

@@ -28,6 +28,7 @@ TRANSITIONS: dict[CaseState, frozenset[CaseState]] = {
     CaseState.READY: _COLLECTING | {CaseState.RUNNING, CaseState.ABANDONED},
     CaseState.RUNNING: frozenset(
         {
+            CaseState.READY,
             CaseState.DELIVERING,
             CaseState.DELIVERED,
             CaseState.REJECTED,
