@@ -275,16 +275,17 @@ def show_case(case_id: str, config: ConfigOption = None, as_json: JsonOption = F
         _print_json(asdict(record))
         return
     OUT.print(f"case {record.case_id}, revision {record.revision}, protocol {record.protocol}")
-    OUT.print(f"state: {record.state}" + (f": {record.reason}" if record.reason else ""))
+    OUT.print(_clean(f"state: {record.state}" + (f": {record.reason}" if record.reason else "")))
     told = record.summary.get("findings") or record.findings
     for line in (*summary_lines(record.summary), *_findings(told)):
         OUT.print(_clean(line))
     for page in record.history:
-        OUT.print(f"{page['at'][:19]}  rev {page['revision']}  {page['state']}  {page['reason']}")
+        line = f"{page['at'][:19]}  rev {page['revision']}  {page['state']}  {page['reason']}"
+        OUT.print(_clean(line))
     for delivery in record.deliveries:
         OUT.print(
-            f"to {delivery['peer']}, rev {delivery['revision']}: {delivery['state']} "
-            f"{delivery['reason']}"
+            f"to {delivery['peer']}, rev {delivery['revision']}: {delivery['state']}, "
+            f"attempt {delivery['attempt'] + 1} {delivery['reason']}"
         )
     OUT.print(f"{len(record.results)} result objects")
 

@@ -90,8 +90,10 @@ class StorageClass:
 
 ACCEPTED = (
     StorageClass(uid.CTImageStorage, "CT", IMAGE_SYNTAXES, "planning CT"),
-    StorageClass(uid.EnhancedCTImageStorage, "CT", IMAGE_SYNTAXES, "planning CT"),
-    StorageClass(uid.LegacyConvertedEnhancedCTImageStorage, "CT", IMAGE_SYNTAXES, "planning CT"),
+    StorageClass(uid.EnhancedCTImageStorage, "CT", IMAGE_SYNTAXES, "kept, not computed"),
+    StorageClass(
+        uid.LegacyConvertedEnhancedCTImageStorage, "CT", IMAGE_SYNTAXES, "kept, not computed"
+    ),
     StorageClass(uid.MRImageStorage, "MR", IMAGE_SYNTAXES, "MR to register"),
     StorageClass(uid.EnhancedMRImageStorage, "MR", IMAGE_SYNTAXES, "MR to register"),
     StorageClass(uid.RTStructureSetStorage, "RTSTRUCT", UNCOMPRESSED, "targets and organs"),
@@ -103,7 +105,7 @@ ACCEPTED = (
         uid.DeformableSpatialRegistrationStorage, "REG", UNCOMPRESSED, "kept with its case"
     ),
     StorageClass(
-        uid.SegmentationStorage, "SEG", (*UNCOMPRESSED, uid.RLELossless), "kept with its case"
+        uid.SegmentationStorage, "SEG", (*UNCOMPRESSED, uid.RLELossless), "kept, not computed"
     ),
     StorageClass(
         uid.Comprehensive3DSRStorage, "SR", UNCOMPRESSED, "our own report, if a peer returns it"

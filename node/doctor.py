@@ -30,6 +30,7 @@ from node.config import ANY_AE_TITLE, Config, NodeSection, Peer, Role, is_loopba
 from node.delivery import echo
 from node.errors import DeliveryError, NodeError
 from node.index import Index
+from node.index.heartbeats import Heartbeats
 
 BYTES_PER_MIB = 1 << 20
 
@@ -271,10 +272,12 @@ def check_database(node: NodeSection) -> Check:
     try:
         index = Index(node.database_url)
         index.create()
+        beat = Heartbeats(index).last()
         index.close()
     except NodeError as error:
         return Check(name, CheckStatus.FAIL, str(error), error.hint)
-    return Check(name, CheckStatus.OK, "opens", "")
+    lived = f"a node last worked on it at {beat:%Y-%m-%d %H:%M:%S} UTC" if beat else "no node yet"
+    return Check(name, CheckStatus.OK, f"opens; {lived}", "")
 
 
 def check_clock(now: datetime) -> Check:

@@ -121,7 +121,7 @@ def test_peer_when_away_for_a_while_gets_the_results_later(
         what="two attempts",
     )
     assert delivery["reason"]
-    node.kill()
+    node.stop()  # in order, as an operator does, while a delivery waits
     with node, StandInReceiver(tmp_path / "tps", "TPS", port) as tps:
         case = node.wait_for_state("delivered", "undelivered")
         assert case.state == "delivered"

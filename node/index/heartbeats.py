@@ -2,10 +2,16 @@
 
 import os
 import socket
-from datetime import datetime
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
 
 from node.index import Index
 from node.index.case_rows import HEARTBEATS, utc_text
+
+
+KEPT = timedelta(days=1)
+"""How long the last sign of life of a process that is gone is kept."""
 
 
 class Heartbeats:
@@ -27,6 +33,14 @@ class Heartbeats:
                 HEARTBEATS.update().where(is_this).values(beat_at=utc_text(now))
             )
             if not changed.rowcount:
+                forgotten = HEARTBEATS.c.beat_at < utc_text(now - KEPT)
+                connection.execute(HEARTBEATS.delete().where(forgotten))
                 connection.execute(
                     HEARTBEATS.insert().values(process=self._process, beat_at=utc_text(now))
                 )
+
+    def last(self) -> datetime | None:
+        """Return when any process last said that it lives, or None."""
+        with self._index.read() as connection:
+            text = connection.scalar(sa.select(sa.func.max(HEARTBEATS.c.beat_at)))
+        return datetime.fromisoformat(text) if text else None

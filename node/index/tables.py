@@ -89,7 +89,7 @@ INSTANCES = sa.Table(
     sa.Column("is_ours", sa.Boolean, nullable=False),
     sa.UniqueConstraint("sop_instance_uid", "sha256"),
 )
-"""One row for each content of each SOP instance; rows are never deleted here."""
+"""One row for each content of each SOP instance."""
 
 LOOKED = sa.Table(
     "looked",
