@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from node.index import Index
 from node.index.case_rows import HEARTBEATS, utc_text
 
-
 KEPT = timedelta(days=1)
 """How long the last sign of life of a process that is gone is kept."""
 
