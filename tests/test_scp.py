@@ -85,12 +85,12 @@ def test_success_is_answered_last(tmp_path: Path) -> None:
 
 
 def test_repetition_and_other_content(node: Node) -> None:
-    """The same bytes: success and nothing new. Other bytes: both kept, the newest counts."""
+    """The same bytes: success and nothing new. Other bytes: both kept, the last received counts."""
     other = ct(SeriesDescription="corrected")
     with associated(node) as assoc:
         for ds in (ct(), ct(), other, ct()):
             assert status_of(assoc, encoded(ds), ds) == 0x0000
-    assert node.stored_data_sets() == [encoded(ct()), encoded(other)]
+    assert node.stored_data_sets() == [encoded(other), encoded(ct())]
     assert [row.is_newest for row in node.rows(INSTANCES)] == [False, True]
     assert len(node.objects()) == 2
 
