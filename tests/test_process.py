@@ -6,8 +6,9 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
@@ -226,6 +227,28 @@ def test_result_set_when_written_has_the_fixed_names(
     (target,) = document["targets"]
     assert target["source_roi"] == "GTVn"
     assert (target["refined_roi"] is None) == (target["status"] == "abstained")
+
+
+@pytest.mark.parametrize(
+    ("position", "plane"), [("HFP", "sagittal"), ("FFS", "coronal"), ("FFP", "oblique")]
+)
+def test_patient_when_turned_and_mr_in_another_plane_is_registered(
+    tmp_path: Path,
+    position: Literal["HFP", "FFS", "FFP"],
+    plane: Literal["sagittal", "coronal", "oblique"],
+) -> None:
+    """Issue 2: every patient position and MR plane, from header to result."""
+    options = PhantomOptions(seed=4, size="tiny", patient_position=position, mr_plane=plane)
+    turned = make_study(options)
+    write_datasets(turned.instances(), tmp_path / "in")
+    out = tmp_path / "out"
+    answer = run_hilum("process", str(tmp_path / "in"), "--out", str(out))
+    assert answer.returncode == 0, answer.stderr
+    (found,) = json.loads((out / "metrics.json").read_text())["registrations"]
+    at = np.array([*found["at_mm"], 1.0])
+    back = np.linalg.inv(turned.ct_from_mr.matrix) @ at
+    error_mm = np.linalg.norm((np.array(found["ct_from_mr"]) @ back - at)[:3])
+    assert error_mm < 2.0, "voxels of this small phantom measure 4 mm"
 
 
 def test_output_folder_when_it_holds_other_things_is_left_alone(
