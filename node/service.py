@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from node.case_job import software_version
 from node.config import Config
 from node.errors import NodeError
 from node.index import Index
@@ -70,6 +71,7 @@ class Node:
         LOGGER.info(
             "node.started",
             extra={
+                "version": software_version(),
                 "ae_title": self._config.node.ae_title,
                 "host": self._config.node.host,
                 "port": port,
