@@ -12,8 +12,8 @@ from node.case_job import software_version
 from node.config import Config
 from node.errors import NodeError
 from node.index import Index
-from node.index.cases import CaseBook
 from node.index.deliveries import DeliveryBook
+from node.index.runs import RunBook
 from node.schedule import Schedule
 from node.scp import StoreScp
 from node.storage import ObjectStore
@@ -51,7 +51,7 @@ class Node:
         self._store = ObjectStore(data, int(config.node.min_free_mib * 1024 * 1024))
         self._workflow = Workflow(
             config,
-            CaseBook(self.index),
+            RunBook(self.index),
             DeliveryBook(self.index),
             clock=clock,
         )

@@ -26,8 +26,8 @@ from node.errors import (
     UnfitObjectError,
     UnreadableObjectError,
 )
-from node.index.cases import CaseBook, RevisionKey
 from node.index.deliveries import DeliveryBook, DeliveryKey
+from node.index.runs import RevisionKey, RunBook
 from node.index.states import DeliveryState
 from node.storage import sync_folder
 from node.supervise import ChildProcesses
@@ -60,7 +60,7 @@ class Workflow:
 
     Args:
         config: Limits, peers, waiting times.
-        cases: The cases of the index.
+        runs: The revisions of the index.
         deliveries: What is owed to peers.
         clock: The time, aware.
     """
@@ -68,13 +68,13 @@ class Workflow:
     def __init__(
         self,
         config: Config,
-        cases: CaseBook,
+        runs: RunBook,
         deliveries: DeliveryBook,
         *,
         clock: Callable[[], datetime],
     ) -> None:
         self._config = config
-        self._cases = cases
+        self._runs = runs
         self._deliveries = deliveries
         self._clock = clock
         self._children = ChildProcesses()
@@ -150,7 +150,7 @@ class Workflow:
     def start_what_is_due(self) -> None:
         """Hand what is due to its queue; to do so twice is harmless."""
         now = self._clock()
-        for revision in self._cases.due(now):
+        for revision in self._runs.due(now):
             name = f"compute.{revision.case_id}.{revision.revision}.{revision.attempt}"
             self._enqueue(name, COMPUTE_QUEUE, self._compute, *astuple(revision))
         for owed in self._deliveries.due(now):
@@ -179,11 +179,11 @@ class Workflow:
 
     def _compute_attempt(self, key: RevisionKey) -> None:
         """Compute a revision once; whatever goes wrong, it is settled or comes again."""
-        begun = self._cases.begin(key, self._clock())
+        begun = self._runs.begin(key, self._clock())
         if begun is None:
             return
         if begun.times > MOST_STARTS:
-            self._cases.fail(key, f"begun {begun.times} times without an end", self._clock())
+            self._runs.fail(key, f"begun {begun.times} times without an end", self._clock())
             return
         most_failures = None
         try:
@@ -202,7 +202,7 @@ class Workflow:
             return
         LOGGER.warning("case.put_off", extra={"case_id": key.case_id, "reason": reason})
         now = self._clock()
-        self._cases.put_off(
+        self._runs.put_off(
             key, reason, now + self._pause(key.attempt), now, most_failures=most_failures
         )
 
@@ -215,7 +215,7 @@ class Workflow:
         outcome = self._outcome(key, job)
         if outcome.kind == "done":
             out = self._result_folder(key) / OUTPUT_FOLDER
-            self._cases.adopt(
+            self._runs.adopt(
                 key,
                 {
                     uid: str((out / name).relative_to(self._config.node.data))
@@ -227,9 +227,9 @@ class Workflow:
                 self._clock(),
             )
         elif outcome.kind == "rejected":
-            self._cases.reject(key, outcome.reasons, self._clock())
+            self._runs.reject(key, outcome.reasons, self._clock())
         else:
-            self._cases.fail(key, "; ".join(outcome.reasons), self._clock())
+            self._runs.fail(key, "; ".join(outcome.reasons), self._clock())
         LOGGER.info(
             "case.finished",
             extra={

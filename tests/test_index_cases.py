@@ -11,8 +11,9 @@ import pytest
 from node.assembly import CaseProposal
 from node.index import Index
 from node.index.case_rows import IllegalMoveError, case_row, move_case
-from node.index.cases import CaseBook, RevisionKey
+from node.index.cases import CaseBook
 from node.index.deliveries import DeliveryBook, DeliveryKey
+from node.index.runs import RevisionKey, RunBook
 from node.index.states import TRANSITIONS, CaseState, DeliveryState
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -59,17 +60,17 @@ def state_of(cases: CaseBook, case_id: str = "c1") -> CaseState:
     return record.state
 
 
-def running(cases: CaseBook) -> RevisionKey:
-    observe(cases, proposal())
-    (key,) = cases.due(NOW)
-    assert cases.begin(key, NOW) is not None
+def running(index: Index) -> RevisionKey:
+    observe(CaseBook(index), proposal())
+    (key,) = RunBook(index).due(NOW)
+    assert RunBook(index).begin(key, NOW) is not None
     return key
 
 
-def delivering(cases: CaseBook, *peers: str) -> tuple[RevisionKey, list[DeliveryKey]]:
-    key = running(cases)
+def delivering(index: Index, *peers: str) -> tuple[RevisionKey, list[DeliveryKey]]:
+    key = running(index)
     results = {"2.25.1": "results/a.dcm", "2.25.2": "results/b.dcm"}
-    cases.adopt(key, results, {"targets": []}, peers, GIVE_UP, NOW)
+    RunBook(index).adopt(key, results, {"targets": []}, peers, GIVE_UP, NOW)
     return key, [DeliveryKey(key.case_id, key.revision, peer, 0) for peer in peers]
 
 
@@ -120,27 +121,27 @@ def test_same_objects_when_observed_again_make_no_second_revision(index: Index) 
     cases = CaseBook(index)
     observe(cases, proposal())
     observe(cases, proposal())
-    assert [key.revision for key in cases.due(NOW)] == [1]
+    assert [key.revision for key in RunBook(index).due(NOW)] == [1]
 
 
 def test_late_object_when_delivered_makes_the_next_revision(index: Index) -> None:
     """DESIGN 2: objects that arrive later make revision n+1."""
     cases = CaseBook(index)
-    key, _ = delivering(cases)
+    key, _ = delivering(index)
     assert state_of(cases) is CaseState.DELIVERED
     observe(cases, proposal(fingerprint="f2"))
-    (newer,) = cases.due(NOW)
+    (newer,) = RunBook(index).due(NOW)
     assert (key.revision, newer.revision) == (1, 2)
 
 
 def test_new_object_when_running_waits_for_the_end_of_the_run(index: Index) -> None:
     """A run is never overtaken in the middle."""
     cases = CaseBook(index)
-    key = running(cases)
+    key = running(index)
     observe(cases, proposal(fingerprint="f2"))
     assert state_of(cases) is CaseState.RUNNING
     assert cases.patients_to_look_at() == set()
-    cases.fail(key, "broken", NOW)
+    RunBook(index).fail(key, "broken", NOW)
     assert cases.patients_to_look_at() == {"patient"}, "also after a crash"
     observe(cases, proposal(fingerprint="f2"))
     assert state_of(cases) is CaseState.READY
@@ -148,25 +149,23 @@ def test_new_object_when_running_waits_for_the_end_of_the_run(index: Index) -> N
 
 def test_begin_when_repeated_after_a_crash_gives_the_job_again(index: Index) -> None:
     """Work begun is finished: a second begin of a running revision is a recovery."""
-    cases = CaseBook(index)
-    key = running(cases)
-    begun = cases.begin(key, NOW)
+    key = running(index)
+    begun = RunBook(index).begin(key, NOW)
     assert begun is not None
     assert (json.loads(begun.job), begun.times) == ({"job": 1}, 2)
 
 
 def test_begin_when_settled_gives_nothing(index: Index) -> None:
     """Work finished is not begun again, whatever the workflow engine repeats."""
-    cases = CaseBook(index)
-    key, _ = delivering(cases, "tps")
-    assert cases.begin(key, NOW) is None
+    key, _ = delivering(index, "tps")
+    assert RunBook(index).begin(key, NOW) is None
 
 
 def test_adopt_when_repeated_owes_each_object_once(index: Index) -> None:
     """A crash between adopting and recording that must not double a delivery."""
-    cases, deliveries = CaseBook(index), DeliveryBook(index)
-    key, (owed,) = delivering(cases, "tps")
-    cases.adopt(key, {"2.25.9": "results/c.dcm"}, {}, ("tps",), GIVE_UP, NOW)
+    deliveries = DeliveryBook(index)
+    key, (owed,) = delivering(index, "tps")
+    RunBook(index).adopt(key, {"2.25.9": "results/c.dcm"}, {}, ("tps",), GIVE_UP, NOW)
     assert deliveries.due(NOW) == [owed]
     remaining = deliveries.owed(owed)
     assert remaining is not None
@@ -175,8 +174,8 @@ def test_adopt_when_repeated_owes_each_object_once(index: Index) -> None:
 
 def test_owed_when_part_is_confirmed_leaves_the_rest(index: Index) -> None:
     """What a peer confirmed is not sent again."""
-    cases, deliveries = CaseBook(index), DeliveryBook(index)
-    _, (key,) = delivering(cases, "tps")
+    deliveries = DeliveryBook(index)
+    _, (key,) = delivering(index, "tps")
     deliveries.record_receipt(key, "2.25.1", "refused_transient", 0xA700, "full", NOW)
     deliveries.record_receipt(key, "2.25.1", "sent", 0, "", NOW)
     remaining = deliveries.owed(key)
@@ -187,7 +186,7 @@ def test_owed_when_part_is_confirmed_leaves_the_rest(index: Index) -> None:
 def test_case_when_the_last_delivery_settles_is_delivered(index: Index) -> None:
     """A case is delivered when every destination has everything."""
     cases, deliveries = CaseBook(index), DeliveryBook(index)
-    _, (first, second) = delivering(cases, "pacs", "tps")
+    _, (first, second) = delivering(index, "pacs", "tps")
     deliveries.settle(first, DeliveryState.DELIVERED, "", NOW)
     assert state_of(cases) is CaseState.DELIVERING
     deliveries.settle(second, DeliveryState.DELIVERED, "", NOW)
@@ -197,7 +196,7 @@ def test_case_when_the_last_delivery_settles_is_delivered(index: Index) -> None:
 def test_undelivered_case_when_reopened_sends_what_was_refused(index: Index) -> None:
     """An operator can retry; what arrived stays confirmed."""
     cases, deliveries = CaseBook(index), DeliveryBook(index)
-    _, (key,) = delivering(cases, "tps")
+    _, (key,) = delivering(index, "tps")
     deliveries.record_receipt(key, "2.25.1", "sent", 0, "", NOW)
     deliveries.record_receipt(key, "2.25.2", "refused_permanent", 0xA900, "mismatch", NOW)
     assert deliveries.refusals(key) == ["mismatch"]
@@ -217,8 +216,8 @@ def test_undelivered_case_when_reopened_sends_what_was_refused(index: Index) -> 
 def test_rejected_case_when_retried_is_looked_at_anew(index: Index) -> None:
     """An operator can have a case begun again: from its present objects and settings."""
     cases = CaseBook(index)
-    key = running(cases)
-    cases.reject(key, ["the CT has a gap", "no MR"], NOW)
+    key = running(index)
+    RunBook(index).reject(key, ["the CT has a gap", "no MR"], NOW)
     record = cases.case("c1")
     assert record is not None
     assert (record.state, record.reason) == (CaseState.REJECTED, "the CT has a gap; no MR")
@@ -227,14 +226,14 @@ def test_rejected_case_when_retried_is_looked_at_anew(index: Index) -> None:
     cases.ask_again("c1", NOW)
     assert cases.patients_to_look_at() == {"patient"}
     observe(cases, proposal())
-    assert cases.due(NOW) == [RevisionKey("c1", 2, 0)]
+    assert RunBook(index).due(NOW) == [RevisionKey("c1", 2, 0)]
     assert cases.patients_to_look_at() == set()
 
 
 def test_retried_case_when_its_objects_form_it_no_longer_says_so(index: Index) -> None:
     """A changed configuration must not leave a case waiting for ever."""
     cases = CaseBook(index)
-    cases.fail(running(cases), "broken", NOW)
+    RunBook(index).fail(running(index), "broken", NOW)
     cases.ask_again("c1", NOW)
     observe(cases)
     record = cases.case("c1")
@@ -246,16 +245,16 @@ def test_retried_case_when_its_objects_form_it_no_longer_says_so(index: Index) -
 def test_attempt_when_put_off_comes_again_at_its_time(index: Index) -> None:
     """What the machine is to blame for comes again for ever, and holds nobody else up."""
     cases = CaseBook(index)
-    key = running(cases)
+    key = running(index)
     later = NOW + timedelta(seconds=30)
-    cases.put_off(key, "no room", later, NOW, most_failures=None)
+    RunBook(index).put_off(key, "no room", later, NOW, most_failures=None)
     record = cases.case("c1")
     assert record is not None
     assert (record.state, record.reason) == (CaseState.READY, "no room")
-    assert cases.due(NOW) == []
-    assert cases.due(later) == [RevisionKey("c1", 1, 1)]
-    assert cases.begin(key, later) is None, "the earlier attempt is over"
-    begun = cases.begin(RevisionKey("c1", 1, 1), later)
+    assert RunBook(index).due(NOW) == []
+    assert RunBook(index).due(later) == [RevisionKey("c1", 1, 1)]
+    assert RunBook(index).begin(key, later) is None, "the earlier attempt is over"
+    begun = RunBook(index).begin(RevisionKey("c1", 1, 1), later)
     assert begun is not None
     assert begun.times == 1, "only starts that end with the node's death count"
 
@@ -265,9 +264,9 @@ def test_attempts_when_they_die_too_often_are_a_failure(index: Index) -> None:
     cases = CaseBook(index)
     observe(cases, proposal())
     for _ in range(3):
-        (key,) = cases.due(NOW)
-        assert cases.begin(key, NOW) is not None
-        cases.put_off(key, "ended by SIGKILL", NOW, NOW, most_failures=3)
+        (key,) = RunBook(index).due(NOW)
+        assert RunBook(index).begin(key, NOW) is not None
+        RunBook(index).put_off(key, "ended by SIGKILL", NOW, NOW, most_failures=3)
     record = cases.case("c1")
     assert record is not None
     assert record.state is CaseState.FAILED
@@ -276,8 +275,8 @@ def test_attempts_when_they_die_too_often_are_a_failure(index: Index) -> None:
 
 def test_delivery_when_put_off_comes_again_at_its_time(index: Index) -> None:
     """Back-off is in the index: durable, and in nobody's way."""
-    cases, deliveries = CaseBook(index), DeliveryBook(index)
-    _, (key,) = delivering(cases, "tps")
+    deliveries = DeliveryBook(index)
+    _, (key,) = delivering(index, "tps")
     later = NOW + timedelta(seconds=30)
     deliveries.put_off(key, "peer away", later, NOW)
     assert deliveries.due(NOW) == []
@@ -288,7 +287,7 @@ def test_delivery_when_put_off_comes_again_at_its_time(index: Index) -> None:
 def test_delivery_when_abandoned_is_not_settled_by_what_was_under_way(index: Index) -> None:
     """An abandoned delivery never becomes a delivered one."""
     cases, deliveries = CaseBook(index), DeliveryBook(index)
-    _, (key,) = delivering(cases, "tps")
+    _, (key,) = delivering(index, "tps")
     cases.abandon("c1", NOW)
     deliveries.settle(key, DeliveryState.DELIVERED, "", NOW)
     record = cases.case("c1")
@@ -311,7 +310,7 @@ def test_waiting_case_when_abandoned_stays_so_until_objects_come(index: Index) -
 def test_delivered_case_when_retried_is_refused(index: Index) -> None:
     """Nothing to retry is an error with its reason, not a silent success."""
     cases = CaseBook(index)
-    delivering(cases)
+    delivering(index)
     with pytest.raises(IllegalMoveError, match="nothing to begin again"):
         cases.ask_again("c1", NOW)
 
@@ -319,7 +318,7 @@ def test_delivered_case_when_retried_is_refused(index: Index) -> None:
 def test_abandoned_case_when_new_objects_come_revives(index: Index) -> None:
     """Abandoning stops deliveries; only other objects begin again."""
     cases, deliveries = CaseBook(index), DeliveryBook(index)
-    delivering(cases, "tps")
+    delivering(index, "tps")
     cases.abandon("c1", NOW)
     assert deliveries.due(NOW) == []
     observe(cases, proposal())

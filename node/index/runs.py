@@ -1,0 +1,246 @@
+"""Computing as the index keeps it: which revision is due, begun, put off, and how it ended."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from node.index import Index
+from node.index.case_rows import (
+    CASES,
+    DELIVERIES,
+    RESULTS,
+    REVISIONS,
+    case_row,
+    move_case,
+    utc_text,
+)
+from node.index.states import CaseState, DeliveryState
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionKey:
+    """One attempt to compute one revision of a case; attempts are numbered from 0."""
+
+    case_id: str
+    revision: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A revision that may be computed now: its job (JSON) and how often it was begun by now."""
+
+    job: str
+    times: int
+
+
+class RunBook:
+    """The revisions of one index, as work to be done. Every transition is one transaction.
+
+    Args:
+        index: Whose tables exist.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def due(self, now: datetime) -> list[RevisionKey]:
+        """Return the attempts to compute whose time has come, oldest revision first."""
+        query = (
+            sa.select(REVISIONS.c.case_id, REVISIONS.c.revision, REVISIONS.c.attempt)
+            .join(CASES, CASES.c.case_id == REVISIONS.c.case_id)
+            .where(
+                CASES.c.state == CaseState.READY,
+                CASES.c.revision == REVISIONS.c.revision,
+                REVISIONS.c.next_try_at <= utc_text(now),
+            )
+            .order_by(REVISIONS.c.created_at)
+        )
+        with self._index.read() as connection:
+            return [RevisionKey(*row) for row in connection.execute(query)]
+
+    def begin(self, key: RevisionKey, now: datetime) -> Begun | None:
+        """Mark a revision as running and count the start.
+
+        Returns:
+            None when there is nothing to compute any more (finished, abandoned or overtaken).
+        """
+        with self._index.begin() as connection:
+            row = case_row(connection, key.case_id)
+            entry = self._revision(connection, key)
+            if row is None or entry is None or row.revision != key.revision:
+                return None
+            if entry.attempt != key.attempt:
+                return None
+            if CaseState(row.state) not in (CaseState.READY, CaseState.RUNNING):
+                return None
+            connection.execute(
+                REVISIONS.update().where(_is_revision(key)).values(begun=entry.begun + 1)
+            )
+            if CaseState(row.state) is CaseState.READY:
+                move_case(connection, row, CaseState.RUNNING, "", now)
+            return Begun(entry.job, entry.begun + 1)
+
+    def put_off(
+        self,
+        key: RevisionKey,
+        reason: str,
+        next_try_at: datetime,
+        now: datetime,
+        *,
+        most_failures: int | None,
+    ) -> None:
+        """End an attempt that left no outcome: it comes again, or the revision has failed.
+
+        Args:
+            key: The attempt.
+            reason: Why, in a sentence.
+            next_try_at: When to try again.
+            now: The time, aware.
+            most_failures: With how many such attempts the revision has failed; None where the
+                case is not to blame, but the machine (no room) or the operator (a stop).
+        """
+        with self._index.begin() as connection:
+            row = case_row(connection, key.case_id)
+            entry = self._revision(connection, key)
+            if row is None or entry is None or entry.attempt != key.attempt:
+                return
+            failures = entry.failures + (most_failures is not None)
+            connection.execute(
+                REVISIONS.update()
+                .where(_is_revision(key))
+                .values(
+                    attempt=key.attempt + 1,
+                    next_try_at=utc_text(next_try_at),
+                    begun=entry.begun - 1,
+                    failures=failures,
+                )
+            )
+            if CaseState(row.state) is not CaseState.RUNNING:
+                return
+            if most_failures is not None and failures >= most_failures:
+                reason = f"given up after {failures} attempts: {reason}"
+                move_case(connection, row, CaseState.FAILED, reason, now)
+            else:
+                move_case(connection, row, CaseState.READY, reason, now)
+
+    def adopt(
+        self,
+        key: RevisionKey,
+        results: Mapping[str, str],
+        summary: Mapping[str, Any],
+        destinations: Sequence[str],
+        give_up: timedelta,
+        now: datetime,
+    ) -> None:
+        """Take a whole result set into the index and owe it to its destinations.
+
+        Args:
+            key: The revision.
+            results: Path relative to the data folder, by SOP Instance UID.
+            summary: What `hilum cases show` tells about the result.
+            destinations: Names of the peers that receive it.
+            give_up: How long delivery may take.
+            now: The time, aware.
+        """
+        with self._index.begin() as connection:
+            row = case_row(connection, key.case_id)
+            if row is None or row.revision != key.revision:
+                return
+            if CaseState(row.state) is not CaseState.RUNNING:
+                return
+            connection.execute(RESULTS.delete().where(_is_result_of(key)))
+            connection.execute(
+                RESULTS.insert(),
+                [
+                    {
+                        "case_id": key.case_id,
+                        "revision": key.revision,
+                        "sop_instance_uid": uid,
+                        "path": path,
+                    }
+                    for uid, path in results.items()
+                ],
+            )
+            self._finish(connection, key, summary, now)
+            _owe(connection, key, destinations, now + give_up, now)
+            if destinations:
+                move_case(connection, row, CaseState.DELIVERING, "", now)
+            else:
+                move_case(connection, row, CaseState.DELIVERED, "no destination", now)
+
+    def reject(self, key: RevisionKey, reasons: Sequence[str], now: datetime) -> None:
+        """Record that the input was unfit."""
+        self._end(key, CaseState.REJECTED, "; ".join(reasons), {"reasons": list(reasons)}, now)
+
+    def fail(self, key: RevisionKey, reason: str, now: datetime) -> None:
+        """Record that computing was given up."""
+        self._end(key, CaseState.FAILED, reason, {"reasons": [reason]}, now)
+
+    def _end(
+        self,
+        key: RevisionKey,
+        state: CaseState,
+        reason: str,
+        summary: Mapping[str, Any],
+        now: datetime,
+    ) -> None:
+        with self._index.begin() as connection:
+            row = case_row(connection, key.case_id)
+            if row is None or row.revision != key.revision:
+                return
+            if CaseState(row.state) is not CaseState.RUNNING:
+                return
+            self._finish(connection, key, summary, now)
+            move_case(connection, row, state, reason, now)
+
+    def _finish(
+        self,
+        connection: sa.Connection,
+        key: RevisionKey,
+        summary: Mapping[str, Any],
+        now: datetime,
+    ) -> None:
+        connection.execute(
+            REVISIONS.update()
+            .where(_is_revision(key))
+            .values(summary=json.dumps(summary), finished_at=utc_text(now))
+        )
+
+    def _revision(self, connection: sa.Connection, key: RevisionKey) -> sa.Row[Any] | None:
+        return connection.execute(sa.select(REVISIONS).where(_is_revision(key))).first()
+
+
+def _owe(
+    connection: sa.Connection,
+    key: RevisionKey,
+    destinations: Sequence[str],
+    give_up_at: datetime,
+    now: datetime,
+) -> None:
+    for peer in destinations:
+        connection.execute(
+            DELIVERIES.insert().values(
+                case_id=key.case_id,
+                revision=key.revision,
+                peer=peer,
+                attempt=0,
+                next_try_at=utc_text(now),
+                state=DeliveryState.PENDING,
+                reason="",
+                give_up_at=utc_text(give_up_at),
+                updated_at=utc_text(now),
+            )
+        )
+
+
+def _is_result_of(key: RevisionKey) -> sa.ColumnElement[bool]:
+    return sa.and_(RESULTS.c.case_id == key.case_id, RESULTS.c.revision == key.revision)
+
+
+def _is_revision(key: RevisionKey) -> sa.ColumnElement[bool]:
+    return sa.and_(REVISIONS.c.case_id == key.case_id, REVISIONS.c.revision == key.revision)
