@@ -10,10 +10,12 @@ Nothing here knows a file, a state, an attempt or a DICOM dataset.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from handlers.displacement import DisplacementField
 from handlers.geometry import Geometry, Points, RigidTransform
 
 COPLANARITY_TOLERANCE_MM = 0.1
@@ -190,6 +192,9 @@ class Registration:
         series_uids: All MR series of that frame that this transform moves.
         centre_mm: Where `translation_mm` is told: centre of the targets, LPS mm in the CT frame.
         notes: What a person may want to know beside the verdict, such as why this series led.
+        field: What a deformable step added near the targets, or None where the rigid map stands.
+        series_shifts_mm: Series that lie beside the leading one (own breath-hold), with the shift
+            x, y, z in mm of the CT frame that follows `ct_from_mr` for them.
     """
 
     ct_from_mr: RigidTransform
@@ -201,6 +206,8 @@ class Registration:
     series_uids: tuple[str, ...]
     centre_mm: tuple[float, float, float]
     notes: tuple[str, ...] = ()
+    field: DisplacementField | None = None
+    series_shifts_mm: Mapping[str, tuple[float, float, float]] = MappingProxyType({})
 
     @property
     def translation_mm(self) -> tuple[float, float, float]:
