@@ -14,7 +14,7 @@ from handlers.geometry import Geometry, Points
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DisplacementField:
-    """Displacements u(x) of LPS points x of the planning CT; the MR point is `mr_from_ct(x + u(x))`.
+    """Displacements u(x) of points x of the planning CT: the MR point is `mr_from_ct(x + u(x))`.
 
     The grid is the region of validity. On its border u is zero, beyond it the rigid map stands, so
     there is no step between both.
@@ -30,7 +30,9 @@ class DisplacementField:
     def __post_init__(self) -> None:
         vectors = np.asarray(self.vectors_mm, dtype=np.float32)
         if vectors.shape != (*self.geometry.shape, 3):
-            raise ValueError(f"vectors_mm has shape {vectors.shape}, its grid {self.geometry.shape}")
+            raise ValueError(
+                f"vectors_mm has shape {vectors.shape}, its grid {self.geometry.shape}"
+            )
         if not np.all(np.isfinite(vectors)):
             raise ValueError("vectors_mm holds a value that is not finite")
         border = np.ones(self.geometry.shape, dtype=bool)

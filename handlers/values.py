@@ -10,7 +10,6 @@ Nothing here knows a file, a state, an attempt or a DICOM dataset.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -192,7 +191,7 @@ class Registration:
         series_uids: All MR series of that frame that this transform moves.
         centre_mm: Where `translation_mm` is told: centre of the targets, LPS mm in the CT frame.
         notes: What a person may want to know beside the verdict, such as why this series led.
-        field: What a deformable step added near the targets, or None where the rigid map stands.
+        deformation: What a deformable step added near the targets, or None where the rigid map stands.
         series_shifts_mm: Series that lie beside the leading one (own breath-hold), with the shift
             x, y, z in mm of the CT frame that follows `ct_from_mr` for them.
     """
@@ -206,8 +205,8 @@ class Registration:
     series_uids: tuple[str, ...]
     centre_mm: tuple[float, float, float]
     notes: tuple[str, ...] = ()
-    field: DisplacementField | None = None
-    series_shifts_mm: Mapping[str, tuple[float, float, float]] = MappingProxyType({})
+    deformation: DisplacementField | None = None
+    series_shifts_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
     @property
     def translation_mm(self) -> tuple[float, float, float]:
