@@ -191,7 +191,7 @@ class Registration:
         series_uids: All MR series of that frame that this transform moves.
         centre_mm: Where `translation_mm` is told: centre of the targets, LPS mm in the CT frame.
         notes: What a person may want to know beside the verdict, such as why this series led.
-        deformation: What a deformable step added near the targets, or None where the rigid map stands.
+        deformation: What a deformable step added near the targets; None: the rigid map stands.
         series_shifts_mm: Series that lie beside the leading one (own breath-hold), with the shift
             x, y, z in mm of the CT frame that follows `ct_from_mr` for them.
     """
