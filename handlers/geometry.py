@@ -95,6 +95,18 @@ class Geometry:
         """Return the centre of the grid, shape (3,), LPS mm."""
         return np.asarray(self.points_from_indices((np.array(self.shape) - 1) / 2.0)[0])
 
+    def distances_mm(self, point: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the distance of every voxel centre from an LPS point in mm; shape of the grid."""
+        offset = self.patient_from_index[:3, 3] - np.asarray(point, dtype=np.float64)
+        lengths_mm = np.array(self.spacing_mm)
+        from_first = offset @ self.axes
+        squares = [
+            (from_first[axis] + lengths_mm[axis] * np.arange(self.shape[axis])) ** 2
+            for axis in range(3)
+        ]
+        along, across, over = np.ix_(*squares)
+        return np.asarray(np.sqrt(along + across + over))
+
     def contains(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Tell for each LPS point (n, 3) whether it lies between the outermost voxel borders."""
         at = self.indices_from_points(points)

@@ -5,10 +5,11 @@ Reads no clock: the caller passes one in, as it passes the function that is told
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from handlers.contour_metrics import compare, smallest_distance_mm
+from handlers.daily_position import daily_position, organs_of_the_day
 from handlers.errors import InputRejectedError
 from handlers.refinement import RefinementSettings, refine
 from handlers.registration import RegistrationSettings, register_frame
@@ -16,6 +17,7 @@ from handlers.sampling import mask_from_roi, resample
 from handlers.values import (
     Case,
     CaseResult,
+    DailyPosition,
     Finding,
     Image,
     Mask,
@@ -79,9 +81,14 @@ def run(
             name = roi.name if roi.name not in organs else f"{roi.name} (ROI {roi.number})"
             organs[name] = mask_from_roi(roi, case.ct.geometry)
     watch.begin("registration")
+    # "as sent" speaks of the MR: of a CBCT, the daily position is what is asked for
+    freely = replace(settings.registration, use_as_sent=False)
     registrations = tuple(
-        register_frame(case.ct, series, tuple(drawn.values()), settings.registration)
-        for series in series_by_frame(case.mr)
+        register_frame(case.ct, series, tuple(drawn.values()), chosen, sent=case.registrations)
+        for series, chosen in (
+            *((series, settings.registration) for series in series_by_frame(case.mr)),
+            *(((other,), freely) for other in case.other_ct),
+        )
     )
     watch.begin("resampling")
     resampled = tuple(
@@ -97,6 +104,7 @@ def run(
     }
     watch.begin("metrics")
     targets = _measured(case, drawn, refinements, organs)
+    positions, position_findings = _daily_positions(case, registrations, targets)
     watch.end()
     return CaseResult(
         case=case,
@@ -107,8 +115,14 @@ def run(
             if item.registration.status is not RegistrationStatus.FAIL and item.valid.inside.any()
         ),
         targets=targets,
-        findings=(*case.findings, *findings, *_verdicts(registrations, targets)),
+        findings=(
+            *case.findings,
+            *findings,
+            *_verdicts(case, registrations, targets),
+            *position_findings,
+        ),
         timing_s=watch.spent_s,
+        daily_positions=positions,
     )
 
 
@@ -173,8 +187,51 @@ def series_by_frame(series: Sequence[Image]) -> list[tuple[Image, ...]]:
 
 
 def _resampled(image: Image, ct: Image, registration: Registration) -> ResampledMr:
-    moved, valid = resample(image, ct.geometry, registration.ct_from_mr)
+    moved, valid = resample(
+        image,
+        ct.geometry,
+        registration.ct_from_series(image.series_instance_uid),
+        registration.deformation,
+    )
     return ResampledMr(moved, valid, registration)
+
+
+def _daily_positions(
+    case: Case, registrations: Sequence[Registration], targets: Sequence[TargetResult]
+) -> tuple[dict[str, DailyPosition], tuple[Finding, ...]]:
+    """Return how the patient lay for each CBCT, and why that cannot be said of some."""
+    positions: dict[str, DailyPosition] = {}
+    findings = []
+    images = {image.series_instance_uid: image for image in case.other_ct}
+    for registration in registrations:
+        uid = registration.leading_series_uid
+        if case.kind_of(registration) != "cbct" or registration.status is RegistrationStatus.FAIL:
+            continue
+        drawn = case.other_structure_sets.get(uid)
+        organs = (
+            organs_of_the_day(drawn, images[uid], case.ct, registration)
+            if drawn is not None
+            else {}
+        )
+        distances = {
+            target.source_roi.name: {
+                organ: smallest_distance_mm(target.drawn, mask) for organ, mask in organs.items()
+            }
+            for target in targets
+            if organs
+        }
+        position = daily_position(registration, case.ct, images[uid], distances)
+        if isinstance(position, str):
+            findings.append(Finding("cbct.no_position", Severity.WARNING, f"CBCT: {position}"))
+            continue
+        positions[uid] = position
+        if not position.is_frame_shared:
+            text = (
+                "CBCT: it lies in a frame of reference of its own, so its shift compares coordinates "
+                "and says nothing of the room"
+            )
+            findings.append(Finding("cbct.frame", Severity.WARNING, text))
+    return positions, tuple(findings)
 
 
 def _measured(
@@ -228,13 +285,14 @@ def refined_name(source: str, taken: set[str]) -> str:
 
 
 def _verdicts(
-    registrations: Sequence[Registration], targets: Sequence[TargetResult]
+    case: Case, registrations: Sequence[Registration], targets: Sequence[TargetResult]
 ) -> tuple[Finding, ...]:
     found = [
         Finding(
             f"registration.{registration.status}",
             Severity.WARNING,
-            f"registration of MR frame {number}: {'; '.join(registration.reasons)}",
+            f"registration {number} ({case.kind_of(registration).upper()} to planning CT): "
+            f"{' '.join(registration.reasons)}",
             {"uncertainty_mm": registration.uncertainty_mm},
         )
         for number, registration in enumerate(registrations, start=1)

@@ -32,7 +32,7 @@ def metrics_document(result: CaseResult, case: Mapping[str, Any]) -> dict[str, A
     return {
         "case": dict(case),
         "registrations": [
-            _registration(registration, result.resampled) for registration in result.registrations
+            _registration(registration, result) for registration in result.registrations
         ],
         "targets": [_target(target) for target in result.targets],
         "dose": None,
@@ -54,8 +54,9 @@ def findings_document(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     ]
 
 
-def _registration(registration: Registration, resampled: Sequence[ResampledMr]) -> dict[str, Any]:
+def _registration(registration: Registration, result: CaseResult) -> dict[str, Any]:
     return {
+        "kind": result.case.kind_of(registration),
         "status": str(registration.status),
         "reasons": list(registration.reasons),
         "frame_of_reference_uid": registration.ct_from_mr.from_frame_uid,
@@ -65,14 +66,48 @@ def _registration(registration: Registration, resampled: Sequence[ResampledMr]) 
         "ct_from_mr": registration.ct_from_mr.matrix.tolist(),
         "uncertainty_mm": registration.uncertainty_mm,
         "quality": dict(registration.quality),
+        "notes": list(registration.notes),
+        "deformation": _deformation(registration),
+        "series_shifts_mm": {uid: list(s) for uid, s in registration.series_shifts_mm.items()},
         "leading_series_uid": registration.leading_series_uid,
         "series": [
             {
                 "series_instance_uid": uid,
-                "covers_ct_fraction": _covered(uid, resampled),
+                "covers_ct_fraction": _covered(uid, result.resampled),
             }
             for uid in registration.series_uids
         ],
+        "daily_position": _daily_position(registration, result),
+    }
+
+
+def _daily_position(registration: Registration, result: CaseResult) -> dict[str, Any] | None:
+    """Return how the patient lay for a CBCT in IEC 61217 fixed axes; None for anything else."""
+    daily = result.daily_positions.get(registration.leading_series_uid)
+    if daily is None:
+        return None
+    return {
+        "system": "IEC 61217 fixed; how far the patient lies from plan, R = Rz Ry Rx",
+        "shift_mm": dict(zip("xyz", daily.shift_mm, strict=True)),
+        "rotation_deg": dict(zip("xyz", daily.rotation_deg, strict=True)),
+        "at_mm": list(daily.at_mm),
+        "patient_position": daily.patient_position,
+        "is_frame_of_reference_shared": daily.is_frame_shared,
+        "organ_distances_mm": {
+            target: dict(distances) for target, distances in daily.organ_distances_mm.items()
+        },
+    }
+
+
+def _deformation(registration: Registration) -> dict[str, Any]:
+    """Return whether a deformation is used, how large it is, and the box in which it lies."""
+    if registration.deformation is None:
+        return {"accepted": False}
+    corners = registration.deformation.geometry.corners_mm()
+    return {
+        "accepted": True,
+        **registration.deformation_figures,
+        "region_mm": {"low": corners.min(axis=0).tolist(), "high": corners.max(axis=0).tolist()},
     }
 
 

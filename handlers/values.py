@@ -39,6 +39,15 @@ class Finding:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
+class CtRole(StrEnum):
+    """What a CT of a case is to it."""
+
+    PLANNING = "planning"
+    PRIOR = "prior"
+    CBCT = "cbct"
+    FURTHER = "further"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Image:
     """A scalar volume on a regular grid.
@@ -50,6 +59,9 @@ class Image:
         series_instance_uid: The series it was read from.
         description: Series Description; free text of the sender, shown to people.
         contrast: What an MR series shows, as one of `T1`, `T2`, `DWI`, `ADC`, or empty if unknown.
+        role: What a CT is to the case; None for MR. `prior` was planned on earlier, `cbct` was
+            taken at the treatment machine; of a `further` CT neither is known.
+        patient_position: How the patient lay, as `HFS`; empty if not told.
     """
 
     geometry: Geometry
@@ -58,6 +70,8 @@ class Image:
     series_instance_uid: str
     description: str = ""
     contrast: str = ""
+    role: CtRole | None = None
+    patient_position: str = ""
 
     def __post_init__(self) -> None:
         _lock(self, "voxels", np.float32, self.geometry)
@@ -159,6 +173,18 @@ class Case:
 
     The structure set lies in the CT's frame of reference; each MR series lies in a frame of its own
     or in the CT's (which is no proof that it is aligned).
+
+    Attributes:
+        ct: The planning CT.
+        structure_set: Drawn on it.
+        mr: The MR series.
+        dose: In the CT's frame, or None.
+        findings: What was noticed when the case was read.
+        registrations: Each `ct_from_mr` that was received, of any MR or other CT frame of the case;
+            no proof either. Those that were made last come first.
+        other_ct: CT of the same patient beside the planning CT, each with its role.
+        other_structure_sets: What is drawn on them, by Series Instance UID.
+        other_doses: The dose planned on them, likewise.
     """
 
     ct: Image
@@ -166,6 +192,17 @@ class Case:
     mr: tuple[Image, ...]
     dose: DoseGrid | None = None
     findings: tuple[Finding, ...] = ()
+    registrations: tuple[RigidTransform, ...] = ()
+    other_ct: tuple[Image, ...] = ()
+    other_structure_sets: Mapping[str, StructureSet] = field(default_factory=dict)
+    other_doses: Mapping[str, DoseGrid] = field(default_factory=dict)
+
+    def kind_of(self, registration: "Registration") -> str:
+        """Return what a registration moves to the planning CT: `mr`, `ct` or `cbct`."""
+        for image in self.other_ct:
+            if image.series_instance_uid == registration.leading_series_uid:
+                return "cbct" if image.role is CtRole.CBCT else "ct"
+        return "mr"
 
 
 class RegistrationStatus(StrEnum):
@@ -207,6 +244,30 @@ class Registration:
     notes: tuple[str, ...] = ()
     deformation: DisplacementField | None = None
     series_shifts_mm: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+
+    def ct_from_series(self, series_uid: str) -> RigidTransform:
+        """Return the rigid map of one of its series: `ct_from_mr`, then the series' own shift."""
+        if series_uid not in self.series_shifts_mm:
+            return self.ct_from_mr
+        frame = self.ct_from_mr.to_frame_uid
+        step = np.eye(4)
+        step[:3, 3] = self.series_shifts_mm[series_uid]
+        return RigidTransform(step, frame, frame) @ self.ct_from_mr
+
+    @property
+    def deformation_figures(self) -> dict[str, float]:
+        """Size of the deformation and range of its Jacobian determinant; empty without one.
+
+        The determinant is that of x + u(x): below zero the deformation folds, 1 keeps volumes.
+        """
+        if self.deformation is None:
+            return {}
+        low, high = self.deformation.jacobian_bounds()
+        return {
+            "largest_displacement_mm": self.deformation.largest_mm,
+            "jacobian_min": low,
+            "jacobian_max": high,
+        }
 
     @property
     def translation_mm(self) -> tuple[float, float, float]:
@@ -276,8 +337,39 @@ class TargetResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DailyPosition:
+    """How the patient lay for a CBCT, against how the planning CT was planned.
+
+    IEC 61217 fixed system (the table's at zero angles): X to the right of one who faces the gantry,
+    which is the patient's left in HFS; Y towards the gantry; Z up.
+
+    Attributes:
+        shift_mm: How far the anatomy at `at_mm` lies from where it was planned: X, Y, Z.
+        rotation_deg: How far the patient is turned about X, Y, Z (R = Rz Ry Rx), right-handed.
+        at_mm: Centre of the targets, LPS mm in the planning CT's frame.
+        patient_position: By which the axes were turned.
+        is_frame_shared: CBCT and planning CT lie in one frame of reference. If not, nothing says
+            that equal coordinates are one place in the room: the shift is only a difference of
+            numbers.
+        organ_distances_mm: Target ROI name to organ name, as drawn on the CBCT, to their smallest
+            distance once the shift is taken back; empty where nothing is drawn on it.
+    """
+
+    shift_mm: tuple[float, float, float]
+    rotation_deg: tuple[float, float, float]
+    at_mm: tuple[float, float, float]
+    patient_position: str
+    is_frame_shared: bool
+    organ_distances_mm: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CaseResult:
-    """All that was computed for one case; never partly filled."""
+    """All that was computed for one case; never partly filled.
+
+    `daily_positions` holds one entry for each CBCT whose registration did not fail, by its Series
+    Instance UID.
+    """
 
     case: Case
     registrations: tuple[Registration, ...]
@@ -285,6 +377,7 @@ class CaseResult:
     targets: tuple[TargetResult, ...]
     findings: tuple[Finding, ...]
     timing_s: Mapping[str, float]
+    daily_positions: Mapping[str, DailyPosition] = field(default_factory=dict)
 
 
 def _lock(owner: object, name: str, dtype: type[np.generic], geometry: Geometry) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `hilum serve | process | demo | doctor | echo | send | cases | conformance`.
+"""The command line: `hilum serve | process | demo | phantom | doctor | echo | send | cases | ...`.
 
 Every command exits 0, 1 when the thing failed, 2 when it was called wrongly; `--json` prints what a
 script can read. No traceback reaches a user.
@@ -170,6 +170,32 @@ def demo(
             ERR.print(f"wrong: {problem}")
     if visit.problems:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def phantom(
+    seed: Annotated[int, typer.Option(help="Which synthetic case.", min=0)],
+    out: Annotated[Path, typer.Option("--out", help="A new or empty folder.")],
+    hard: Annotated[bool, typer.Option("--hard", help="Draw from the hard ranges.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="Small grids, made in seconds.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a synthetic study with known truth: CT, MR, structures, plan, dose, and the truth."""
+    from node.phantom import PhantomOptions, export, make_study  # likewise
+
+    export.check_folder(out)
+    options = PhantomOptions.for_seed(seed, hard=hard, small=small)
+    with _progress(("make the patient", "write"), quiet=as_json) as on_step:
+        study = make_study(options)
+        on_step("write")
+        count = export.write_study(study, out)
+    variety = options.variety
+    features = variety.features(options.breathing_mm, options.mr_plane) if variety else []
+    if as_json:
+        _print_json({"out": str(out), "seed": seed, "objects": count, "features": features})
+    else:
+        OUT.print(f"{count} objects in {out / export.STUDY_FOLDER}, the truth in {out / 'truth'}")
+        OUT.print(f"the case: {', '.join(features) or 'nothing uncommon'}")
 
 
 @app.command()

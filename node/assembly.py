@@ -10,7 +10,7 @@ judges pixel data (that is `handlers.decode`). No text in here holds a patient's
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -20,6 +20,7 @@ from handlers.values import Severity
 from node.config import Protocol
 from node.header import InstanceHeader
 from node.holdings import (
+    AssemblyFinding,
     Holdings,
     Series,
     StoredInstance,
@@ -30,6 +31,7 @@ from node.holdings import (
     series_drawn_on,
     take_holdings,
 )
+from node.other_ct import JoinedCt, OtherCt, choose_other_ct
 
 __all__ = ["AssemblyFinding", "CaseProposal", "Patience", "StoredInstance", "assemble"]
 
@@ -52,15 +54,6 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class AssemblyFinding:
-    """Something noticed while joining objects: code, severity (info, warning, failure), text."""
-
-    code: str
-    severity: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class CaseProposal:
     """A case as it stands now.
 
@@ -70,13 +63,15 @@ class CaseProposal:
         ct_series_uid: The planning CT, or empty while unknown.
         structure_set_uid: SOP Instance UID of the structure set, or empty while none has come.
         mr_series_uids: The MR series, preferred ones first.
-        instances: Every object of the case (CT, structure set, MR, dose, plan, registrations).
+        instances: Every object of the case (CT, structure set, MR, dose, plan, registrations, and
+            the other CT with what belongs to them).
         waiting_for: What is missing or still moving, in sentences; empty when the case is ready.
         rejection: Why it will never be computed unless new objects come, or empty.
         findings: What was noticed.
         fingerprint: Of the objects' contents and the protocol's name: another fingerprint makes
             another revision.
         next_look_at: When the clock alone may change the answer, or None.
+        other_ct: CT beside the planning CT, with what was drawn and planned on them.
     """
 
     case_id: str
@@ -90,6 +85,7 @@ class CaseProposal:
     findings: tuple[AssemblyFinding, ...]
     fingerprint: str
     next_look_at: datetime | None
+    other_ct: tuple[OtherCt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +106,15 @@ class _Standing:
     rejection: str = ""
     findings: tuple[AssemblyFinding, ...] = ()
     next_look_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """What has not arrived, in sentences."""
+
+    slices: Sequence[str]
+    ct: Sequence[str]
+    mr: Sequence[str]
 
 
 def assemble(
@@ -144,7 +149,12 @@ def assemble(
             case = _case(structure_set, protocol, objection, drawn_on, held, patience, now)
             cases.append(case)
     if protocols:
-        cases += [_placeholder(ct, protocols[0], now) for ct in ct_without_structure_set(held)]
+        joined = {other.series_uid for case in cases for other in case.other_ct}
+        cases += [
+            _placeholder(ct, protocols[0], now)
+            for ct in ct_without_structure_set(held)
+            if ct.uid not in joined
+        ]
     return tuple(sorted(cases, key=attrgetter("ct_series_uid", "structure_set_uid")))
 
 
@@ -162,16 +172,24 @@ def _case(
     planning = (*(ct.images if ct else ()), structure_set)
     stranger = _stranger(ct, header)
     mr = linked = _Joined()
+    other = JoinedCt()
     if not stranger:
         mr = _choose_mr(ct, header, protocol, held)
-        linked = _linked(ct, header, held)
+        other = choose_other_ct(ct, protocol, held)
+        linked = _linked(ct, header, (*mr.series, *other.series), held)
     objections = [text for text in (objection, stranger, _ambiguity(header, drawn_on)) if text]
-    used = (*planning, *mr.instances, *linked.instances)
+    objects = (*planning, *mr.instances, *linked.instances, *other.instances)
+    used = tuple({one.header.sop_instance_uid: one for one in objects}.values())
     standing = _Standing(rejection="; ".join(objections))
     if not objections:
-        slices, series = _missing_slices(header, ct, held), _missing_series(header, ct, mr)
-        standing = _ask_clock(slices, series, planning, (*used, *mr.forming), patience, now)
-    used_series = (ct, *mr.series) if ct else mr.series
+        missing = _Missing(
+            _missing_slices(header, ct, held), _missing_ct(header, ct), _missing_mr(mr)
+        )
+        moving = (*used, *mr.forming, *other.forming)
+        standing = _ask_clock(
+            missing, planning, moving, patience, now, can_do_without_mr=bool(other.series)
+        )
+    used_series = (ct, *mr.series, *other.series) if ct else mr.series
     return CaseProposal(
         # the reference, not the series found: it stays the same before and after the CT comes
         case_id=_case_id(header.referenced_series_uid, header.sop_instance_uid, protocol.name),
@@ -182,9 +200,16 @@ def _case(
         instances=used,
         waiting_for=standing.waiting_for,
         rejection=standing.rejection,
-        findings=(*_noticed(used, used_series), *linked.findings, *mr.findings, *standing.findings),
+        findings=(
+            *_noticed(used, used_series),
+            *linked.findings,
+            *mr.findings,
+            *other.findings,
+            *standing.findings,
+        ),
         fingerprint=_fingerprint(used, protocol.name),
         next_look_at=standing.next_look_at,
+        other_ct=other.chosen,
     )
 
 
@@ -314,7 +339,9 @@ def _unfit_mr(mr: Series, rank: int | None, ct_taken_on: date | None, protocol: 
     return ""
 
 
-def _linked(ct: Series | None, header: InstanceHeader, held: Holdings) -> _Joined:
+def _linked(
+    ct: Series | None, header: InstanceHeader, mr: Sequence[Series], held: Holdings
+) -> _Joined:
     """Return the plans, doses and registrations of a structure set; never waited for."""
     plans = held.by_reference.get(("RTPLAN", header.sop_instance_uid), ())
     found = list(plans)
@@ -327,9 +354,9 @@ def _linked(ct: Series | None, header: InstanceHeader, held: Holdings) -> _Joine
         if not referenced:
             found.append(dose)
         orphans += bool(referenced) and held.plan_uids.isdisjoint(referenced)
-    found += held.registrations_by_frame.get(
-        ct.frame_uid if ct else header.frame_of_reference_uid, ()
-    )
+    ct_frame = ct.frame_uid if ct else header.frame_of_reference_uid
+    registrations, unrelated = _registrations(ct_frame, {each.frame_uid for each in mr}, held)
+    found += registrations
     unique = {one.header.sop_instance_uid: one for one in found}
     identities = {identity_of(header), *(ct.identities if ct else ())}
     kept = [
@@ -341,11 +368,33 @@ def _linked(ct: Series | None, header: InstanceHeader, held: Holdings) -> _Joine
     if orphans:
         text = f"{orphans} RT Dose of this frame of reference not used: its plan has not arrived"
         findings.append(AssemblyFinding("dose_without_plan", Severity.INFO, text))
+    if unrelated:
+        text = f"{unrelated} registrations not used: they relate no MR of this case to its CT"
+        findings.append(AssemblyFinding("registration_unrelated", Severity.INFO, text))
     if lost := len(unique) - len(kept):
         text = f"{lost} plan, dose or registration objects left out: of another patient identity"
         findings.append(AssemblyFinding("linked_identity_conflict", Severity.WARNING, text))
     kept.sort(key=attrgetter("header.modality", "header.sop_instance_uid"))
     return _Joined(instances=tuple(kept), findings=tuple(findings))
+
+
+def _registrations(
+    ct_frame: str, mr_frames: Set[str], held: Holdings
+) -> tuple[list[StoredInstance], int]:
+    """Return the registrations between the CT's frame and an MR's, and how many it has to others.
+
+    One that names a single frame may list images of both: whether it does is told by decoding.
+    """
+    related: dict[str, StoredInstance] = {}
+    unrelated: set[str] = set()
+    for frame in sorted({ct_frame, *mr_frames} - {""}):
+        for one in held.registrations_by_frame.get(frame, ()):
+            named = set(one.header.registered_frame_uids)
+            if len(named) == 1 or (ct_frame in named and not mr_frames.isdisjoint(named)):
+                related[one.header.sop_instance_uid] = one
+            elif ct_frame in named:
+                unrelated.add(one.header.sop_instance_uid)
+    return list(related.values()), len(unrelated)
 
 
 # Is it complete
@@ -365,60 +414,69 @@ def _missing_slices(header: InstanceHeader, ct: Series | None, held: Holdings) -
     return [text, ct.gap] if ct.gap else [text]
 
 
-def _missing_series(header: InstanceHeader, ct: Series | None, mr: _Joined) -> list[str]:
-    missing: list[str] = []
-    if ct is None:
-        count = len(set(header.referenced_sop_instance_uids))
-        listed = f" ({count} slices listed)" if count else ""
-        missing.append(f"no CT that the structure set was drawn on has arrived{listed}")
-    if not mr.series and mr.findings:
+def _missing_ct(header: InstanceHeader, ct: Series | None) -> list[str]:
+    if ct is not None:
+        return []
+    count = len(set(header.referenced_sop_instance_uids))
+    listed = f" ({count} slices listed)" if count else ""
+    return [f"no CT that the structure set was drawn on has arrived{listed}"]
+
+
+def _missing_mr(mr: _Joined) -> list[str]:
+    if mr.series:
+        return []
+    if mr.findings:
         out = f"{len(mr.findings)} left out, see the findings"
-        missing.append(f"no MR series that the protocol wants has arrived ({out})")
-    elif not mr.series:
-        missing.append("no MR series of this patient has arrived")
-    return missing
+        return [f"no MR series that the protocol wants has arrived ({out})"]
+    return ["no MR series of this patient has arrived"]
 
 
 def _ask_clock(
-    missing_slices: Sequence[str],
-    missing_series: Sequence[str],
+    missing: _Missing,
     planning: Sequence[StoredInstance],
     moving: Sequence[StoredInstance],
     patience: Patience,
     now: datetime,
+    *,
+    can_do_without_mr: bool,
 ) -> _Standing:
     """Return what is still waited for.
 
-    Missing slices end the waiting with a warning, missing series with a rejection; either only
-    while no association is open, and never before the quiet period has passed.
+    Missing slices end the waiting with a warning, missing series with a rejection (MR with a
+    warning, where another CT is there to be registered); either only while no association is open,
+    and never before the quiet period has passed.
     """
     newest = max(one.received_at for one in moving)
     quiet_end = newest + timedelta(seconds=max(one.quiet_s for one in moving))
-    waiting = [*missing_slices, *missing_series]
+    waiting = [*missing.slices, *missing.ct, *missing.mr]
     if any(one.association_is_open for one in moving):
         waiting.append("an association that carries objects of this case is still open")
         # no clock tells when it ends: ask again soon
         return _Standing(tuple(waiting), next_look_at=now + timedelta(seconds=ASK_AGAIN_S))
-    if missing_series:
+    findings: list[AssemblyFinding] = []
+    if missing.ct or missing.mr:
         newest_planning = max(one.received_at for one in planning)
         end = max(newest_planning + timedelta(hours=patience.mr_wait_h), quiet_end)
         if now < end:
             return _Standing(tuple(waiting), next_look_at=end)
         within = f" arrived within {patience.mr_wait_h:g} h"
-        sentences = [text.replace(" has arrived", within) for text in missing_series]
-        return _Standing(rejection="; ".join(sentences))
+        sentences = [text.replace(" has arrived", within) for text in (*missing.ct, *missing.mr)]
+        if missing.ct or not can_do_without_mr:
+            return _Standing(rejection="; ".join(sentences))
+        text = f"{sentences[0]}: only CT are registered, no target is refined"
+        findings.append(AssemblyFinding("no_mr", Severity.WARNING, text))
     end = newest + timedelta(seconds=patience.incomplete_s)
-    if missing_slices and now < end:
+    if missing.slices and now < end:
         return _Standing(tuple(waiting), next_look_at=end)
-    findings = tuple(
+    findings += [
         AssemblyFinding("ct_incomplete", Severity.WARNING, f"{text}; waiting has ended")
-        for text in missing_slices
-    )
+        for text in missing.slices
+    ]
     if now < quiet_end:
         left_s = math.ceil((quiet_end - now).total_seconds())
         text = f"quiet period: {left_s} s left"
-        return _Standing((text,), findings=findings, next_look_at=quiet_end)
-    return _Standing(findings=findings)
+        return _Standing((text,), findings=tuple(findings), next_look_at=quiet_end)
+    return _Standing(findings=tuple(findings))
 
 
 # What is said about it

@@ -9,7 +9,7 @@ from typing import Any
 from pydicom.uid import RTDoseStorage
 
 from node.assembly import CaseProposal, StoredInstance
-from node.compute_job import ComputeSettings, Job, JobFinding
+from node.compute_job import ComputeSettings, Job, JobFinding, OtherCtPaths
 from node.config import NodeSection, Protocol
 
 
@@ -39,7 +39,9 @@ def case_job(
         created: Date and time of everything that will be made.
     """
     settings = ComputeSettings(
-        target_patterns=protocol.targets, max_outward_mm=protocol.max_outward_mm
+        target_patterns=protocol.targets,
+        max_outward_mm=protocol.max_outward_mm,
+        registration=protocol.registration,
     )
     ct = [
         i
@@ -53,13 +55,22 @@ def case_job(
     structure_set = next(
         i for i in proposal.instances if i.header.sop_instance_uid == proposal.structure_set_uid
     )
-    doses = [i.path for i in proposal.instances if i.header.sop_class_uid == RTDoseStorage]
+    others = {
+        uid for other in proposal.other_ct for uid in (other.structure_set_uid, other.dose_uid)
+    }
+    doses = [
+        i.path
+        for i in proposal.instances
+        if i.header.sop_class_uid == RTDoseStorage and i.header.sop_instance_uid not in others
+    ]
     return Job(
         root=root,
         ct=tuple(i.path for i in ct),
         structure_set=structure_set.path,
         mr=mr,
         dose=doses[0] if doses else None,
+        registrations=tuple(i.path for i in proposal.instances if i.header.modality == "REG"),
+        other_ct=_other_ct(proposal),
         settings=settings,
         case=_identity(proposal, structure_set, protocol, settings),
         findings=tuple(
@@ -71,6 +82,22 @@ def case_job(
         memory_mib=node.compute_memory_mib,
         destinations=protocol.destinations,
     )
+
+
+def _other_ct(proposal: CaseProposal) -> dict[str, OtherCtPaths]:
+    path_of = {i.header.sop_instance_uid: i.path for i in proposal.instances}
+    return {
+        other.series_uid: OtherCtPaths(
+            images=tuple(
+                i.path
+                for i in proposal.instances
+                if i.header.series_instance_uid == other.series_uid
+            ),
+            structure_set=path_of.get(other.structure_set_uid),
+            dose=path_of.get(other.dose_uid),
+        )
+        for other in proposal.other_ct
+    }
 
 
 def _identity(
@@ -97,6 +124,10 @@ def _identity(
         "ct_frame_of_reference_uid": frame,
         "structure_set_uid": proposal.structure_set_uid,
         "mr_series_uids": list(proposal.mr_series_uids),
+        "other_ct_series_uids": [other.series_uid for other in proposal.other_ct],
+        "registration_uids": [
+            i.header.sop_instance_uid for i in proposal.instances if i.header.modality == "REG"
+        ],
         "fingerprint": proposal.fingerprint,
         "prescription": protocol.prescription.model_dump() if protocol.prescription else None,
     }

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import pydicom
 
-from handlers.decode import CaseDatasets, decode_case
+from handlers.decode import CaseDatasets, DecodedCase, decode_case
 from handlers.encode import Authorship, Sources, encode_result_set
 from handlers.errors import HandlerError, InputRejectedError
 from handlers.pipeline import Settings, run
 from handlers.refinement import RefinementSettings
+from handlers.registration import RegistrationSettings
 from handlers.report import metrics_document
 from handlers.values import Finding, Severity
 from node.compute_job import METRICS_FILE, OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome
@@ -42,23 +43,13 @@ def compute(job: Job, out: Path) -> Outcome:
         HandlerError: The input is unfit, or the core could not do its work.
     """
     _tell("decode")
-    root = Path(job.root)
-    decoded = decode_case(
-        CaseDatasets(
-            ct=_read(root, job.ct),
-            structure_set=_read(root, [job.structure_set])[0],
-            mr={uid: _read(root, paths) for uid, paths in job.mr.items()},
-            dose=_read(root, [job.dose])[0] if job.dose else None,
-        )
-    )
-    for dataset in (*decoded.ct, *(d for series in decoded.mr.values() for d in series)):
+    decoded = decode_case(_datasets(job))
+    moved = (*decoded.mr.values(), *decoded.other_ct.values())
+    for dataset in (*decoded.ct, *(d for series in moved for d in series)):
         dataset.pop("PixelData", None)
     noticed = tuple(Finding(f.code, Severity(f.severity), f.text) for f in job.findings)
     case = replace(decoded.case, findings=(*noticed, *decoded.case.findings))
-    settings = Settings(
-        target_patterns=job.settings.target_patterns,
-        refinement=RefinementSettings(max_outward_mm=job.settings.max_outward_mm),
-    )
+    settings = _settings(job)
     result = run(case, settings, seconds=time.monotonic, on_step=_tell)
     _tell("encode")
     authorship = Authorship(
@@ -67,9 +58,7 @@ def compute(job: Job, out: Path) -> Outcome:
         uid_seed=job.uid_seed,
         parameters=json.dumps(job.settings.model_dump(), sort_keys=True),
     )
-    # a multi-frame object stands there once for each of its frames; it is one source
-    mr = {uid: tuple({id(ds): ds for ds in series}.values()) for uid, series in decoded.mr.items()}
-    sources = Sources(ct=decoded.ct, structure_set=decoded.structure_set, mr=mr)
+    sources = _sources(decoded)
     results: dict[str, str] = {}
     for name, dataset in encode_result_set(result, sources, authorship):
         path = out / name
@@ -83,7 +72,7 @@ def compute(job: Job, out: Path) -> Outcome:
     _write(out / METRICS_FILE, json.dumps(document, indent=1))
     summary = {
         "registrations": [
-            {"status": r["status"], "uncertainty_mm": r["uncertainty_mm"], "reasons": r["reasons"]}
+            {key: r[key] for key in ("kind", "status", "uncertainty_mm", "reasons")}
             for r in document["registrations"]
         ],
         "targets": [
@@ -93,6 +82,44 @@ def compute(job: Job, out: Path) -> Outcome:
         "findings": document["findings"],
     }
     return Outcome(kind="done", results=results, summary=summary)
+
+
+def _datasets(job: Job) -> CaseDatasets:
+    root = Path(job.root)
+    others = job.other_ct
+    return CaseDatasets(
+        ct=_read(root, job.ct),
+        structure_set=_read(root, [job.structure_set])[0],
+        mr={uid: _read(root, paths) for uid, paths in job.mr.items()},
+        dose=_read(root, [job.dose])[0] if job.dose else None,
+        registrations=_read(root, job.registrations),
+        other_ct={uid: _read(root, other.images) for uid, other in others.items()},
+        other_structure_sets={
+            uid: _read(root, [other.structure_set])[0]
+            for uid, other in others.items()
+            if other.structure_set
+        },
+        other_doses={
+            uid: _read(root, [other.dose])[0] for uid, other in others.items() if other.dose
+        },
+    )
+
+
+def _settings(job: Job) -> Settings:
+    registration = RegistrationSettings(use_as_sent=job.settings.registration == "as-sent")
+    return Settings(
+        target_patterns=job.settings.target_patterns,
+        registration=registration,
+        refinement=RefinementSettings(max_outward_mm=job.settings.max_outward_mm),
+    )
+
+
+def _sources(decoded: DecodedCase) -> Sources:
+    # a multi-frame object stands there once for each of its frames; it is one source
+    mr = {uid: tuple({id(ds): ds for ds in series}.values()) for uid, series in decoded.mr.items()}
+    return Sources(
+        ct=decoded.ct, structure_set=decoded.structure_set, mr=mr, other_ct=decoded.other_ct
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ class ComputeSettings(BaseModel):
 
     target_patterns: tuple[str, ...]
     max_outward_mm: float
+    registration: Literal["automatic", "as-sent"] = "automatic"
 
 
 class JobFinding(BaseModel):
@@ -30,10 +31,21 @@ class JobFinding(BaseModel):
     text: str
 
 
+class OtherCtPaths(BaseModel):
+    """A CT beside the planning CT: its slices, and what was drawn and planned on it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: tuple[str, ...]
+    structure_set: str | None = None
+    dose: str | None = None
+
+
 class Job(BaseModel):
     """All that the child is told. Paths are relative to `root`, or absolute.
 
     Attributes:
+        other_ct: By Series Instance UID.
         case: Identity of the computation, told in `metrics.json` as it is.
         uid_seed: Fingerprint of inputs, settings and software version: all UIDs derive from it.
         created: ISO 8601 with time zone; every date and time in the results comes from it.
@@ -48,6 +60,8 @@ class Job(BaseModel):
     structure_set: str
     mr: dict[str, tuple[str, ...]]
     dose: str | None = None
+    registrations: tuple[str, ...] = ()
+    other_ct: dict[str, OtherCtPaths] = {}
     settings: ComputeSettings
     case: dict[str, Any]
     findings: tuple[JobFinding, ...] = ()
@@ -80,7 +94,8 @@ class Outcome(BaseModel):
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return a result's summary as lines for people."""
     lines = [
-        f"registration {n}: {r['status']}, uncertainty {r['uncertainty_mm']:.1f} mm"
+        f"registration {n} ({r.get('kind', 'mr').upper()}): {r['status']}, "
+        f"uncertainty {r['uncertainty_mm']:.1f} mm"
         + (f" ({'; '.join(r['reasons'])})" if r["reasons"] else "")
         for n, r in enumerate(summary.get("registrations", ()), start=1)
     ]

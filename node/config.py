@@ -140,6 +140,9 @@ class Protocol(_Section):
     targets: Patterns
     mr: Patterns = ("*",)
     mr_window_days: NotNegative = 60.0
+    other_ct: Annotated[tuple[str, ...], Strict(strict=False)] = ("*",)
+    prior_window_days: NotNegative = 3650.0
+    registration: Literal["automatic", "as-sent"] = "automatic"
     max_outward_mm: Annotated[float, Field(ge=0, le=30)] = 5.0
     destinations: Annotated[tuple[str, ...], Strict(strict=False)] = ()
     prescription: Prescription | None = None

@@ -100,7 +100,7 @@ ACCEPTED = (
     StorageClass(uid.RTDoseStorage, "RTDOSE", UNCOMPRESSED, "kept with its case"),
     StorageClass(uid.RTPlanStorage, "RTPLAN", UNCOMPRESSED, "kept with its case"),
     StorageClass(uid.RTIonPlanStorage, "RTPLAN", UNCOMPRESSED, "kept with its case"),
-    StorageClass(uid.SpatialRegistrationStorage, "REG", UNCOMPRESSED, "kept with its case"),
+    StorageClass(uid.SpatialRegistrationStorage, "REG", UNCOMPRESSED, "where the MR may lie"),
     StorageClass(
         uid.DeformableSpatialRegistrationStorage, "REG", UNCOMPRESSED, "kept with its case"
     ),
@@ -116,6 +116,12 @@ ACCEPTED = (
 SENT = (
     StorageClass(uid.MRImageStorage, "MR", SENT_SYNTAXES, "MR resampled on the planning CT"),
     StorageClass(uid.SpatialRegistrationStorage, "REG", SENT_SYNTAXES, "MR frame to CT frame"),
+    StorageClass(
+        uid.DeformableSpatialRegistrationStorage,
+        "REG",
+        SENT_SYNTAXES,
+        "CT frame to MR frame, where a deformation is used",
+    ),
     StorageClass(
         uid.RTStructureSetStorage, "RTSTRUCT", SENT_SYNTAXES, "original and refined targets"
     ),

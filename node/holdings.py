@@ -49,6 +49,15 @@ class StoredInstance:
     replaces_other_content: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class AssemblyFinding:
+    """Something noticed while joining objects: code, severity (info, warning, failure), text."""
+
+    code: str
+    severity: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Identity:
     """What tells patients apart; never shown."""

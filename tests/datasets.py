@@ -18,6 +18,7 @@ from pydicom.uid import (
     MRImageStorage,
     RTDoseStorage,
     RTStructureSetStorage,
+    SpatialRegistrationStorage,
 )
 
 CT_FRAME = "1.2.826.0.1.1"
@@ -175,6 +176,44 @@ def enhanced_mr(
         own.PixelValueTransformationSequence = DicomSequence([scale])
         own.FrameContentSequence = DicomSequence([content])
         ds.PerFrameFunctionalGroupsSequence.append(own)
+    return ds
+
+
+def registration_item(
+    frame: str | None,
+    *matrices: npt.NDArray[np.float64],
+    images: Sequence[str] = (),
+    kind: str = "RIGID",
+) -> Dataset:
+    """Return an item of Registration Sequence."""
+    made, moved = Dataset(), Dataset()
+    moved.MatrixSequence = DicomSequence()
+    for matrix in matrices:
+        one = Dataset()
+        one.FrameOfReferenceTransformationMatrix = [f"{v:.12g}" for v in matrix.ravel()]
+        one.FrameOfReferenceTransformationMatrixType = kind
+        moved.MatrixSequence.append(one)
+    made.MatrixRegistrationSequence = [moved]
+    if frame is not None:
+        made.FrameOfReferenceUID = frame
+    if images:
+        made.ReferencedImageSequence = DicomSequence()
+        for uid in images:
+            image = Dataset()
+            image.ReferencedSOPInstanceUID = uid
+            made.ReferencedImageSequence.append(image)
+    return made
+
+
+def registration(registered: str, *items: Dataset, **given: Any) -> Dataset:
+    """Return a Spatial Registration into the frame `registered`."""
+    ds = _object(SpatialRegistrationStorage, "REG")
+    ds.SOPInstanceUID = "1.2.826.0.5.1"
+    ds.FrameOfReferenceUID = registered
+    ds.ContentDate, ds.ContentTime = "20260301", "120000"
+    ds.RegistrationSequence = DicomSequence(items)
+    for keyword, value in given.items():
+        setattr(ds, keyword, value)
     return ds
 
 

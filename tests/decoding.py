@@ -21,6 +21,7 @@ def decode(
     structure_set: Dataset | None = None,
     mr: Mapping[str, Sequence[Dataset]] | None = None,
     dose: Dataset | None = None,
+    registrations: Sequence[Dataset] = (),
 ) -> DecodedCase:
     """Decode a case whose parts are small and sound unless given; no text tells the patient."""
     given = CaseDatasets(
@@ -28,6 +29,7 @@ def decode(
         datasets.structure_set(TARGET) if structure_set is None else structure_set,
         mr or {},
         dose,
+        registrations,
     )
     try:
         decoded = decode_case(given)

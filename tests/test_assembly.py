@@ -87,7 +87,8 @@ def test_each_structure_set_makes_a_case_when_two_are_drawn_on_one_ct() -> None:
 def test_planning_ct_is_found_by_what_the_structure_set_names(given: dict[str, Any]) -> None:
     """By series, else by listed instances, else by the frame that only one CT has."""
     others = ct("1.2", frame_of_reference_uid="9.3"), mr(frame_of_reference_uid="9.1")
-    cases = look(ct(), *others, contours(**given))
+    alone = LIVER.model_copy(update={"other_ct": ()})
+    cases = look(ct(), *others, contours(**given), protocols=[alone])
     assert [(c.ct_series_uid, c.structure_set_uid) for c in cases] == [("1.1", "3.1"), ("1.2", "")]
     assert cases[0].waiting_for == ()
 
@@ -384,15 +385,39 @@ def test_plan_dose_and_registration_join_when_they_refer_to_the_case() -> None:
         linked("RTDOSE", "4.6", "4.5"),
         linked("RTDOSE", "4.7", frame_of_reference_uid="9.7"),
         stored("REG", "4.8", registered_frame_uids=("9.2", "9.7")),
+        stored("REG", "4.9", registered_frame_uids=("9.1", "9.2"), is_ours=True),
     ]
     belonging = [*ct(), *mr(), contours(), plan, dose, loose_dose, registration]
     uids = [one.header.sop_instance_uid for one in belonging]
     check_only_case(belonging, strangers, uids=uids)
 
 
+@pytest.mark.parametrize("frames", [("9.1",), ("9.2",)])
+def test_registration_joins_when_it_may_tell_images_of_one_frame_apart(
+    frames: tuple[str, ...],
+) -> None:
+    """C.20.2: an item may name its images alone; which, is read by decoding."""
+    registration = stored("REG", "4.4", registered_frame_uids=frames)
+    belonging = [*ct(), *mr(), contours(), registration]
+    check_only_case(belonging, uids=[one.header.sop_instance_uid for one in belonging])
+
+
+def test_registration_of_other_images_makes_no_new_revision() -> None:
+    """A REG between the CT and a PET changes nothing of this case, and is told of."""
+    usual = (ct(), mr(), contours())
+    (before,) = look(*usual)
+    pet = stored("REG", "4.4", registered_frame_uids=("9.1", "9.7"))
+    after = check_only_case(*usual, pet, findings=["registration_unrelated"])
+    assert after.fingerprint == before.fingerprint
+
+
 @pytest.mark.parametrize(
     ("objects", "code"),
     [
+        (
+            [stored("REG", "4.4", registered_frame_uids=("9.2", "9.1"), patient_id="OTHER")],
+            "linked_identity_conflict",
+        ),
         ([linked("RTDOSE", "4.2", "4.1")], "dose_without_plan"),
         ([linked("RTPLAN", "4.1", "3.1", patient_id="OTHER")], "linked_identity_conflict"),
     ],
@@ -401,7 +426,7 @@ def test_plan_or_dose_is_left_out_with_a_finding_when_it_cannot_be_joined(
     objects: list[StoredInstance], code: str
 ) -> None:
     """A dose of an unknown plan, or another patient's plan, is not used silently."""
-    (case,) = look(contours(), objects)
+    (case,) = look(mr(), contours(), objects)
     assert [finding.code for finding in case.findings] == [code]
     check_only_case(ct(), mr(), contours(), objects, findings=[code], uids=[
         one.header.sop_instance_uid for one in [*ct(), *mr(), contours()]
@@ -439,9 +464,13 @@ def test_real_patients_are_not_joined_when_they_lie_side_by_side(real_data: Path
     cases = look(held, protocols=[protocol], at_s=300)
     missing = sorted(case.waiting_for[0].split(" CT slices")[0] for case in cases)
     assert missing == ["29 of 134", "55 of 134"]
-    for case in look(held, protocols=[protocol], at_s=2 * WEEK_S):
-        assert case.mr_series_uids == ()
-        assert case.rejection == "no MR series of this patient arrived within 168 h"
+    # the planning CT has the CBCT to be compared with; the CBCT has nothing
+    later = look(held, protocols=[protocol], at_s=2 * WEEK_S)
+    assert [case.mr_series_uids for case in later] == [(), ()]
+    with_cbct, alone = sorted(later, key=lambda case: -len(case.other_ct))
+    assert [len(with_cbct.other_ct), len(alone.other_ct)] == [1, 0]
+    assert "no_mr" in [finding.code for finding in with_cbct.findings]
+    assert alone.rejection == "no MR series of this patient arrived within 168 h"
 
 
 @pytest.mark.real_data

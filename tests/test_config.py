@@ -88,6 +88,15 @@ def test_example_of_the_design_is_read_as_it_stands(tmp_path: Path) -> None:
     assert (protocol.prescription.dose_gy, protocol.prescription.fractions) == (40.0, 5)
 
 
+def test_registration_is_automatic_unless_the_protocol_orders_otherwise(tmp_path: Path) -> None:
+    """Issue 3: a protocol may order that a registration is used as it was sent."""
+    assert read_config(written(tmp_path, PROTOCOL)).protocol[0].registration == "automatic"
+    ordered = f'{PROTOCOL}\nregistration = "as-sent"\n'
+    assert read_config(written(tmp_path, ordered)).protocol[0].registration == "as-sent"
+    with pytest.raises(ConfigError, match="registration"):
+        read_config(written(tmp_path, f'{PROTOCOL}\nregistration = "manual"\n'))
+
+
 def test_defaults_count_when_no_file_is_given() -> None:
     """DESIGN 6: without a file the node runs, and admits nobody but this machine."""
     config = read_config(None)

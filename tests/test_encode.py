@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
+from handlers.displacement import DisplacementField
 from handlers.encode import MANUFACTURER, encode_result_set
 from handlers.errors import EncodingError
 from handlers.geometry import Geometry, RigidTransform
@@ -320,13 +321,25 @@ def test_an_mr_of_a_failed_registration_is_refused(case: EncodeCase) -> None:
     )
 
 
+def test_a_deformation_is_refused_when_it_cannot_be_right(case: EncodeCase) -> None:
+    """A failed registration has none, and none lies in another frame than the CT's."""
+    grid = Geometry(CT_FRAME, np.eye(4), (3, 3, 3))
+    field = DisplacementField(grid, np.zeros((3, 3, 3, 3), dtype=np.float32))
+    failed = registration(MR_FRAME, [MR_SERIES], RegistrationStatus.FAIL, ("No overlap.",))
+    failed = replace(failed, deformation=field)
+    check_refused(case.with_result(registrations=(failed,), resampled=()), "not have a deform")
+    elsewhere = replace(field, geometry=Geometry(MR_FRAME, np.eye(4), (3, 3, 3)))
+    strange = replace(case.result.registrations[0], deformation=elsewhere)
+    check_refused(case.with_result(registrations=(strange,), resampled=()), "a deformation does")
+
+
 def test_sources_of_another_case_are_refused(case: EncodeCase) -> None:
     """Wrong order, frame, structure set, missing MR or a naive time: each is named."""
     sources, result = case.sources, case.result
     turned = replace(sources, ct=sources.ct[::-1])
     check_refused(replace(case, sources=turned), "slice order")
     check_refused(replace(case, sources=replace(sources, ct=sources.ct[1:])), "13 CT datasets")
-    check_refused(replace(case, sources=replace(sources, mr={})), "MR series are absent")
+    check_refused(replace(case, sources=replace(sources, mr={})), "MR series .* are absent")
     other = as_received(sources.structure_set)
     other.SOPInstanceUID = "1.2.3"
     check_refused(replace(case, sources=replace(sources, structure_set=other)), "structure set")

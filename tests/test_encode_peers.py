@@ -36,6 +36,7 @@ from tests.encode_cases import (
     bytes_of,
     registration,
 )
+from tests.test_encode_deformable import with_field
 
 PeerProgram = Callable[[str], str]
 
@@ -75,8 +76,13 @@ def all_abstained() -> EncodeCase:
 
 @pytest.mark.parametrize(
     "build",
-    [build_case, lambda: build_case(is_prone_oblique=True), all_abstained],
-    ids=["axial", "prone-oblique", "abstained"],
+    [
+        build_case,
+        lambda: build_case(is_prone_oblique=True),
+        all_abstained,
+        lambda: with_field(build_case()),
+    ],
+    ids=["axial", "prone-oblique", "abstained", "deformed"],
 )
 def test_dciodvfy_and_dcmdump_accept_every_object(
     build: Callable[[], EncodeCase], tmp_path: Path, peer_program: PeerProgram

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from handlers.displacement import DisplacementField
 from handlers.geometry import Geometry, RigidTransform
 from handlers.values import (
     Contour,
@@ -27,6 +28,24 @@ def test_volume_of_a_mask() -> None:
     inside = np.zeros(GRID.shape, dtype=bool)
     inside[0, 0, :2] = True
     assert Mask(GRID, inside).volume_cm3 == pytest.approx(0.012)
+
+
+def test_figures_of_a_deformation() -> None:
+    """By hand: one point moves 1 mm along x between points 1.5 mm apart: 1 +- 1 / 1.5."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.diag([3.0, 2.0, 1.5])[::-1]
+    vectors = np.zeros((5, 5, 5, 3), dtype=np.float32)
+    vectors[2, 2, 2, 0] = 1.0
+    same = RigidTransform(np.eye(4), "1.2", "1.3")
+    rigid = Registration(same, RegistrationStatus.PASS, (), 2.0, {}, "1.4", ("1.4",), (0.0,) * 3)
+    assert rigid.deformation_figures == {}
+    field = DisplacementField(Geometry("1.2", matrix, (5, 5, 5)), vectors)
+    figures = dataclasses.replace(rigid, deformation=field).deformation_figures
+    assert figures == {
+        "largest_displacement_mm": 1.0,
+        "jacobian_min": pytest.approx(1 - 2 / 3),
+        "jacobian_max": pytest.approx(1 + 2 / 3),
+    }
 
 
 def test_arrays_are_locked() -> None:

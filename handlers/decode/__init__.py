@@ -1,23 +1,26 @@
 """DICOM datasets -> `values.Case`; the only reader of attributes.
 
 Refuses rather than repairs: a CT or structure set that is unfit is rejected with every reason that
-was found; an MR series or a dose that is unfit is left out with a finding. Deliberately registers,
-resamples and interpolates nothing, and never tells a patient's name or identifier.
+was found; an MR series, a dose or a registration that is unfit is left out with a finding.
+Deliberately registers, resamples and interpolates nothing, and never tells a patient's name or
+identifier.
 
 Read first: DICOM PS3.3 C.7.6.2 (Image Plane Module) and C.8.8.5 to C.8.8.6 (structure set).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydicom import Dataset
 
 from handlers.decode.attributes import failure, has_failure, number_of, text_of
 from handlers.decode.dose import decode_dose
 from handlers.decode.images import DecodedSeries, decode_series, slice_index_of_instances
+from handlers.decode.other_ct import OtherCtDatasets, decode_other_ct
+from handlers.decode.registrations import RegisteredImages, decode_registrations
 from handlers.decode.structures import check_structures, decode_structures
 from handlers.errors import InputRejectedError
-from handlers.values import Case, DoseGrid, Finding, Image, Severity
+from handlers.values import Case, CtRole, DoseGrid, Finding, Image, Severity
 
 __all__ = ["CaseDatasets", "DecodedCase", "decode_case"]
 
@@ -31,12 +34,20 @@ class CaseDatasets:
         structure_set: The RT Structure Set drawn on it.
         mr: MR series by Series Instance UID.
         dose: RT Dose, or None.
+        registrations: Spatial Registration objects that others made.
+        other_ct: Other CT series of the patient, by Series Instance UID.
+        other_structure_sets: One RT Structure Set drawn on each, by the CT's Series Instance UID.
+        other_doses: One RT Dose planned on each, likewise.
     """
 
     ct: Sequence[Dataset]
     structure_set: Dataset
     mr: Mapping[str, Sequence[Dataset]]
     dose: Dataset | None = None
+    registrations: Sequence[Dataset] = ()
+    other_ct: Mapping[str, Sequence[Dataset]] = field(default_factory=dict)
+    other_structure_sets: Mapping[str, Dataset] = field(default_factory=dict)
+    other_doses: Mapping[str, Dataset] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,12 +60,14 @@ class DecodedCase:
         mr: Likewise for each MR series that was accepted, by Series Instance UID (an enhanced
             multi-frame object once for each frame).
         structure_set: As received.
+        other_ct: Likewise for each other CT series that was accepted.
     """
 
     case: Case
     ct: tuple[Dataset, ...]
     mr: Mapping[str, tuple[Dataset, ...]]
     structure_set: Dataset
+    other_ct: Mapping[str, tuple[Dataset, ...]] = field(default_factory=dict)
 
 
 def decode_case(datasets: CaseDatasets) -> DecodedCase:
@@ -90,15 +103,28 @@ def decode_case(datasets: CaseDatasets) -> DecodedCase:
         )
     mr, mr_findings = _decode_mr(datasets.mr, patient)
     dose, dose_findings = _decode_dose(datasets.dose, image, patient)
+    other = decode_other_ct(
+        OtherCtDatasets(datasets.other_ct, datasets.other_structure_sets, datasets.other_doses),
+        ct.datasets[0],
+        patient,
+    )
+    maps, map_findings = decode_registrations(
+        datasets.registrations, _registered_images(image, ct, mr, other.series), patient
+    )
     case = Case(
-        image,
+        replace(image, role=CtRole.PLANNING),
         structures.structure_set,
         tuple(series.image for series in mr.values() if series.image is not None),
         dose,
-        (*found, *mr_findings, *dose_findings),
+        (*found, *mr_findings, *dose_findings, *other.findings, *map_findings),
+        maps,
+        tuple(series.image for series in other.series.values() if series.image is not None),
+        other.structure_sets,
+        other.doses,
     )
     sorted_mr = {uid: series.datasets for uid, series in mr.items()}
-    return DecodedCase(case, ct.datasets, sorted_mr, datasets.structure_set)
+    sorted_ct = {uid: series.datasets for uid, series in other.series.items()}
+    return DecodedCase(case, ct.datasets, sorted_mr, datasets.structure_set, sorted_ct)
 
 
 def _check_single_frames(ct: Sequence[Dataset]) -> list[Finding]:
@@ -161,6 +187,37 @@ def _decode_dose(
     if has_failure(found):
         return None, [_left_out(finding, "the dose is left out") for finding in found]
     return dose, found
+
+
+def _registered_images(
+    image: Image,
+    ct: DecodedSeries,
+    mr: Mapping[str, DecodedSeries],
+    other_ct: Mapping[str, DecodedSeries],
+) -> RegisteredImages:
+    """Return what a registration may move: not other CT in the planning CT's own frame.
+
+    A map within that frame would be taken for that of an MR which shares it too.
+    """
+    moved = [
+        series
+        for series in (*mr.values(), *other_ct.values())
+        if series.image is not None
+        and (
+            series.image.modality == "MR"
+            or series.image.geometry.frame_of_reference_uid != image.geometry.frame_of_reference_uid
+        )
+    ]
+    return RegisteredImages(
+        image,
+        [series.image for series in moved if series.image is not None],
+        frozenset(text_of(ds, "SOPInstanceUID") for ds in ct.datasets),
+        {
+            text_of(ds, "SOPInstanceUID"): text_of(ds, "SeriesInstanceUID")
+            for series in moved
+            for ds in series.datasets
+        },
+    )
 
 
 def _left_out(finding: Finding, consequence: str) -> Finding:

@@ -80,6 +80,7 @@ def decode_series(datasets: Sequence[Dataset], modality: str) -> DecodedSeries:
         text_of(first, "SeriesInstanceUID"),
         text_of(first, "SeriesDescription"),
         contrast,
+        patient_position=text_of(first, "PatientPosition"),
     )
     return DecodedSeries(image, tuple(plane.dataset for plane in planes), tuple(findings))
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 from pydicom import Dataset
 
+from handlers.encode.deformable import encode_deformable_registration
 from handlers.encode.identity import MANUFACTURER, Authorship, ResultSet, Sources
 from handlers.encode.image import encode_resampled_mr
 from handlers.encode.registration import encode_registration
@@ -45,7 +46,8 @@ def encode_result_set(
 ) -> Iterator[tuple[str, Dataset]]:
     """Yield every object of a result set with its relative file name.
 
-    In order: `REG_1.dcm` and on (one per registration), `MR_1/0001.dcm` and on (one folder per
+    In order: `REG_1.dcm` and on (one per registration), `DEFREG_1.dcm` and on (numbered like the
+    registration, where it has a deformation), `MR_1/0001.dcm` and on (one folder per
     resampled MR), `SEG.dcm` (unless no target has a voxel), `RTSTRUCT.dcm`, `SR.dcm`. Each is ready
     for `dcmwrite(..., enforce_file_format=True)`. Equal arguments give equal bytes.
 
@@ -64,6 +66,10 @@ def encode_result_set(
     for index in range(len(result.registrations)):
         name = f"REG_{index + 1}.dcm"
         yield name, _build(name, partial(encode_registration, result_set, index))
+    for index, registration in enumerate(result.registrations):
+        if registration.deformation is not None:
+            name = f"DEFREG_{index + 1}.dcm"
+            yield name, _build(name, partial(encode_deformable_registration, result_set, index))
     for index in range(len(result.resampled)):
         images = encode_resampled_mr(result_set, index)
         for number in range(1, result.case.ct.geometry.shape[0] + 1):
@@ -100,6 +106,7 @@ def _problems(result: CaseResult, sources: Sources, authorship: Authorship) -> l
         ("CT", sources.ct),
         ("structure set", (sources.structure_set,)),
         ("MR", [ds for series in sources.mr.values() for ds in series]),
+        ("other CT", [ds for series in sources.other_ct.values() for ds in series]),
     ):
         required = REQUIRED_OF_SOURCES + (REQUIRED_OF_CT if what == "CT" else ())
         absent = sorted({k for ds in datasets for k in required if not ds.get(k)})
@@ -132,11 +139,18 @@ def _problems_of_references(result: CaseResult, sources: Sources) -> list[str]:
         problems.append("the structure set dataset is not the case's structure set")
     wanted = {uid for registration in result.registrations for uid in registration.series_uids}
     wanted |= {resampled.image.series_instance_uid for resampled in result.resampled}
-    if not wanted <= {uid for uid, series in sources.mr.items() if series}:
-        problems.append("the datasets of an MR series are absent")
+    held = {**sources.mr, **sources.other_ct}
+    if not wanted <= {uid for uid, series in held.items() if series}:
+        problems.append("the datasets of an MR series (or of another CT) are absent")
     ct_frame = result.case.ct.geometry.frame_of_reference_uid
     if any(r.ct_from_mr.to_frame_uid != ct_frame for r in result.registrations):
         problems.append("a registration does not end in the frame of reference of the CT")
+    fields = [r.deformation for r in result.registrations if r.deformation is not None]
+    if any(f.geometry.frame_of_reference_uid != ct_frame for f in fields):
+        problems.append("a deformation does not lie in the frame of reference of the CT")
+    failed = [r for r in result.registrations if r.status is RegistrationStatus.FAIL]
+    if any(registration.deformation is not None for registration in failed):
+        problems.append("a registration that failed must not have a deformation")
     grid = result.case.ct.geometry
     masks = [t.drawn for t in result.targets]
     masks += [t.refinement.refined for t in result.targets if t.refinement.refined is not None]

@@ -13,7 +13,7 @@ Knows no object in particular: modules, sequences and pixel data are its sibling
 import copy
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,10 +47,11 @@ UUID_ROOT = "2.25"
 
 SERIES_NUMBER_MR = 9000
 SERIES_NUMBER_REG = 9100
+SERIES_NUMBER_DEFREG = 9150
 SERIES_NUMBER_SEG = 9201
 SERIES_NUMBER_RTSTRUCT = 9301
 SERIES_NUMBER_SR = 9401
-"""Series Numbers: a high block that scanners do not use; MR and REG are counted upwards."""
+"""Series Numbers: a high block that scanners do not use; MR, REG and DEFREG are counted upwards."""
 
 PATIENT_KEYWORDS = {
     "PatientName": True,
@@ -132,11 +133,17 @@ class Sources:
         ct: The planning CT, in the slice order of the case's CT geometry, slice index 0 first.
         structure_set: The structure set of the case.
         mr: By Series Instance UID: the slices in order, or one enhanced multi-frame dataset.
+        other_ct: By Series Instance UID: the slices of CT beside the planning CT.
     """
 
     ct: tuple[Dataset, ...]
     structure_set: Dataset
     mr: Mapping[str, tuple[Dataset, ...]]
+    other_ct: Mapping[str, tuple[Dataset, ...]] = field(default_factory=dict)
+
+    def moved(self, series_uid: str) -> tuple[Dataset, ...]:
+        """Return the datasets of an MR or other CT series."""
+        return self.mr[series_uid] if series_uid in self.mr else self.other_ct[series_uid]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -233,9 +240,9 @@ class ResultSet:
         """Return the references to the slices of the planning CT, in slice order."""
         return [Reference.of(ds) for ds in self.sources.ct]
 
-    def mr_references(self, series_uids: Iterable[str]) -> list[Reference]:
-        """Return the references to the instances of MR series, in order."""
-        return [Reference.of(ds) for uid in series_uids for ds in self.sources.mr[uid]]
+    def moved_references(self, series_uids: Iterable[str]) -> list[Reference]:
+        """Return the references to the instances of MR or other CT series, in order."""
+        return [Reference.of(ds) for uid in series_uids for ds in self.sources.moved(uid)]
 
     def registration_index(self, registration: Registration) -> int:
         """Return the place of a registration in the result.

@@ -23,6 +23,7 @@ from pydicom.uid import UID, MRImageStorage
 from pydicom.valuerep import DSfloat
 
 from handlers.encode.acquisition import add_acquisition
+from handlers.encode.deformable import deformable_reference
 from handlers.encode.identity import (
     MANUFACTURER,
     MODEL_NAME,
@@ -152,13 +153,15 @@ def _alike_in_series(
     add_acquisition(ds, result_set.sources.mr[series_uid], result_set.character_sets)
     sources = [
         _with_purpose(reference, RESAMPLED_FROM)
-        for reference in result_set.mr_references([series_uid])
+        for reference in result_set.moved_references([series_uid])
     ]
     for item in sources:
         item.SpatialLocationsPreserved = "NO"
     ds.SourceImageSequence = sources
-    registration = registration_reference(result_set, resampled.registration)
-    ds.ReferencedInstanceSequence = [_with_purpose(registration, REGISTRATION_IN_PLANNING)]
+    ds.ReferencedInstanceSequence = [
+        _with_purpose(reference, REGISTRATION_IN_PLANNING)
+        for reference in _registration_references(result_set, resampled)
+    ]
     return ds
 
 
@@ -177,9 +180,15 @@ def _place(ds: Dataset, result_set: ResultSet, index: int, slice_index: int) -> 
     resampled = result_set.result.resampled[index]
     ct_reference = Reference.of(ct_slice)
     ds.ReferencedImageSequence = [_with_purpose(ct_reference, TREATMENT_PLANNING)]
-    registration = registration_reference(result_set, resampled.registration)
-    mr_references = result_set.mr_references([resampled.image.series_instance_uid])
-    result_set.add_instance_references(ds, [ct_reference, registration, *mr_references])
+    registrations = _registration_references(result_set, resampled)
+    mr_references = result_set.moved_references([resampled.image.series_instance_uid])
+    result_set.add_instance_references(ds, [ct_reference, *registrations, *mr_references])
+
+
+def _registration_references(result_set: ResultSet, resampled: ResampledMr) -> list[Reference]:
+    rigid = registration_reference(result_set, resampled.registration)
+    deformable = deformable_reference(result_set, resampled.registration)
+    return [rigid] if deformable is None else [rigid, deformable]
 
 
 def _add_derivation(
@@ -187,7 +196,7 @@ def _add_derivation(
 ) -> None:
     reasons = " ".join(resampled.registration.reasons)
     words = (
-        f"Resampled on the grid of the planning CT after rigid registration "
+        f"Resampled on the grid of the planning CT after {_kind_in_words(resampled)} "
         f"({resampled.registration.status}), linear interpolation. {stored_from_real.in_words()}; "
         f"{PADDING} = not covered by the MR. "
         f"{MANUFACTURER} {result_set.authorship.software_version}. {reasons}"
@@ -212,6 +221,18 @@ def _add_derivation(
                 setattr(scanner, keyword, result_set.text(str(source.get(keyword)), LO_LENGTH))
         items.insert(0, scanner)
     ds.ContributingEquipmentSequence = items
+
+
+def _kind_in_words(resampled: ResampledMr) -> str:
+    registration = resampled.registration
+    words = "rigid registration"
+    if registration.deformation is not None:
+        words += " and local deformation near the targets"
+    shift = registration.series_shifts_mm.get(resampled.image.series_instance_uid)
+    if shift is not None:
+        x, y, z = shift
+        words += f" and a shift of this series by {x:.1f}, {y:.1f}, {z:.1f} mm (x, y, z)"
+    return words
 
 
 def _equipment_item(purpose: Any, manufacturer: str) -> Dataset:

@@ -66,6 +66,15 @@ MEANINGS = {
     "rotation_y_deg": ("ROT_Y", "MR to CT rotation about y, R = Rz Ry Rx"),
     "rotation_z_deg": ("ROT_Z", "MR to CT rotation about z, R = Rz Ry Rx"),
     "uncertainty_mm": ("REG_UNCERT", "Uncertainty of the registration at the targets"),
+    "daily_shift_x_mm": ("DAILY_SHIFT_X", "Patient lies off plan along IEC 61217 fixed X"),
+    "daily_shift_y_mm": ("DAILY_SHIFT_Y", "Patient lies off plan along IEC 61217 fixed Y"),
+    "daily_shift_z_mm": ("DAILY_SHIFT_Z", "Patient lies off plan along IEC 61217 fixed Z"),
+    "daily_rotation_x_deg": ("DAILY_ROT_X", "Patient is turned about IEC 61217 fixed X"),
+    "daily_rotation_y_deg": ("DAILY_ROT_Y", "Patient is turned about IEC 61217 fixed Y"),
+    "daily_rotation_z_deg": ("DAILY_ROT_Z", "Patient is turned about IEC 61217 fixed Z"),
+    "largest_displacement_mm": ("DEF_LARGEST", "Largest displacement beside the rigid map"),
+    "jacobian_min": ("JACOBIAN_MIN", "Smallest Jacobian determinant of the deformation"),
+    "jacobian_max": ("JACOBIAN_MAX", "Largest Jacobian determinant of the deformation"),
 }
 """Code value (at most 16 characters) and meaning (at most 64) by key."""
 

@@ -1,8 +1,8 @@
-"""Registration -> Spatial Registration Storage: MR frame of reference to planning CT, one matrix.
+"""Registration -> Spatial Registration Storage: MR (or CT, CBCT) to planning CT, one matrix.
 
 The registered coordinate system is the CT's: its item holds the identity, the MR's item holds
-`ct_from_mr`, which is what the standard asks for (source to registered, PS3.3 C.20.2). Where CT and
-MR share one frame of reference, both items name the same frame and only their Referenced Image
+`ct_from_mr`, which is what the standard asks for (source to registered, PS3.3 C.20.2). Where both
+share one frame of reference, both items name the same frame and only their Referenced Image
 Sequences tell them apart, as the standard allows (the matrix then holds for the images listed).
 
 Never composes matrices: of readers that meet several, some multiply in the wrong order.
@@ -30,20 +30,26 @@ from handlers.values import Registration, RegistrationStatus
 ROLE = "REG"
 """Role of these objects in a result set: gives their UIDs."""
 
-LABELS = {
-    RegistrationStatus.PASS: "CTMR_RIGID",
-    RegistrationStatus.WARN: "CTMR_RIGID",
-    RegistrationStatus.FAIL: "CTMR_FAILED",
+LABELS = {"mr": "CTMR", "ct": "CTCT", "cbct": "CBCT"}
+"""Content Label (0070,0080), first part, by kind: what a person meets first in a list."""
+
+LABEL_ENDS = {
+    RegistrationStatus.PASS: "RIGID",
+    RegistrationStatus.WARN: "RIGID",
+    RegistrationStatus.FAIL: "FAILED",
 }
-"""Content Labels (0070,0080): what a person meets first in a list."""
+"""Content Label, second part."""
+
+KINDS = {"mr": "MR", "ct": "CT", "cbct": "CBCT"}
+"""How people call what is moved."""
 
 ORTHONORMALITY_TOLERANCE = 1e-6
 """Largest entry of |R Rt - I| that importers of rigid registrations were seen to accept."""
 
 VERDICTS = {
-    RegistrationStatus.PASS: "MR to planning CT, rigid: passed its checks",
-    RegistrationStatus.WARN: "MR to planning CT, rigid: CHECK, see report",
-    RegistrationStatus.FAIL: "FAILED ITS CHECKS, MUST NOT BE USED (MR to planning CT, rigid)",
+    RegistrationStatus.PASS: "{} to planning CT, rigid: passed its checks",
+    RegistrationStatus.WARN: "{} to planning CT, rigid: CHECK, see report",
+    RegistrationStatus.FAIL: "FAILED ITS CHECKS, MUST NOT BE USED ({} to planning CT, rigid)",
 }
 """Content Description (0070,0081), at most 64 characters."""
 
@@ -55,7 +61,8 @@ def encode_registration(result_set: ResultSet, index: int) -> Dataset:
         EncodingError: The rotation is not orthonormal enough to be called rigid.
     """
     registration = result_set.result.registrations[index]
-    verdict = VERDICTS[registration.status]
+    kind = result_set.result.case.kind_of(registration)
+    verdict = VERDICTS[registration.status].format(KINDS[kind])
     ds = result_set.dataset(
         sop_class_uid=SpatialRegistrationStorage,
         role=ROLE,
@@ -66,11 +73,11 @@ def encode_registration(result_set: ResultSet, index: int) -> Dataset:
     )
     result_set.add_frame_of_reference(ds)
     result_set.add_body_part(ds)
-    ds.ContentLabel = LABELS[registration.status]
+    ds.ContentLabel = f"{LABELS[kind]}_{LABEL_ENDS[registration.status]}"
     ds.ContentDescription = verdict
     ds.ContentCreatorName = CREATOR_NAME
     ct_references = result_set.ct_references()
-    mr_references = result_set.mr_references(registration.series_uids)
+    moved_references = result_set.moved_references(unshifted_series(registration))
     ds.RegistrationSequence = [
         _registration_item(
             str(result_set.ct.FrameOfReferenceUID),
@@ -81,13 +88,13 @@ def encode_registration(result_set: ResultSet, index: int) -> Dataset:
         ),
         _registration_item(
             registration.ct_from_mr.from_frame_uid,
-            mr_references,
+            moved_references,
             registration.ct_from_mr.matrix,
             code=codes.DCM.ImageContentBasedAlignment,
             comment=verdict,
         ),
     ]
-    result_set.add_instance_references(ds, ct_references + mr_references)
+    result_set.add_instance_references(ds, ct_references + moved_references)
     return ds
 
 
@@ -95,6 +102,15 @@ def registration_reference(result_set: ResultSet, registration: Registration) ->
     """Return the reference to the object that holds a registration."""
     index = result_set.registration_index(registration)
     return result_set.reference(SpatialRegistrationStorage, ROLE, index)
+
+
+def unshifted_series(registration: Registration) -> list[str]:
+    """Return the series for which the transform holds as it stands.
+
+    Those with a shift of their own are not listed: one frame of reference with two matrices would
+    be read differently by different importers. Their resampled images hold the shift.
+    """
+    return [uid for uid in registration.series_uids if uid not in registration.series_shifts_mm]
 
 
 def _registration_item(

@@ -19,6 +19,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
+from handlers.encode.deformable import deformable_reference
 from handlers.encode.identity import (
     DEVICE_SERIAL_NUMBER,
     DEVICE_UID,
@@ -29,7 +30,7 @@ from handlers.encode.identity import (
     ResultSet,
 )
 from handlers.encode.metric_codes import coding_scheme_item, metric_code, private_code
-from handlers.encode.registration import registration_reference
+from handlers.encode.registration import KINDS, registration_reference
 from handlers.encode.rtstruct import (
     REFINEMENT_FAMILY,
     REFINEMENT_NAME,
@@ -42,7 +43,7 @@ from handlers.values import Finding, Registration, TargetResult, TargetStatus
 ROLE = "SR"
 """Role of this object in a result set: gives its UIDs."""
 
-REGISTRATION_NAME = "Hilum rigid registration"
+REGISTRATION_NAME = "Hilum registration"
 """Algorithm Name of the registration."""
 
 VOLUME_METHOD = Code("126030", "DCM", "Sum of segmented voxel method for volume")
@@ -116,10 +117,12 @@ def _evidence(result_set: ResultSet) -> list[Dataset]:
     series_uids = {uid: None for r in result_set.result.registrations for uid in r.series_uids}
     sources = [
         *result_set.sources.ct,
-        *(ds for uid in series_uids for ds in result_set.sources.mr[uid]),
+        *(ds for uid in series_uids for ds in result_set.sources.moved(uid)),
         result_set.sources.structure_set,
     ]
     references = [registration_reference(result_set, r) for r in result_set.result.registrations]
+    deformable = [deformable_reference(result_set, r) for r in result_set.result.registrations]
+    references += [reference for reference in deformable if reference is not None]
     references.append(structure_set_reference(result_set))
     if segments_of(result_set):
         references.append(segmentation_reference(result_set))
@@ -285,6 +288,8 @@ def _registration_group(result_set: ResultSet, index: int, registration: Registr
         **dict(zip(_axes("translation", "mm"), registration.translation_mm, strict=True)),
         **dict(zip(_axes("rotation", "deg"), registration.ct_from_mr.rotation_deg, strict=True)),
         "uncertainty_mm": registration.uncertainty_mm,
+        **registration.deformation_figures,
+        **_daily_figures(result_set, registration),
     }
     figures |= {
         f"quality_{key}" if key in figures else key: value
@@ -294,8 +299,17 @@ def _registration_group(result_set: ResultSet, index: int, registration: Registr
     reference = registration_reference(result_set, registration)
     texts = [(COMMENT, f"Verdict: {registration.status}")]
     texts += [(COMMENT, reason) for reason in registration.reasons]
+    texts += [(COMMENT, note) for note in registration.notes]
     texts.append((COMMENT, f"Spatial Registration {reference.sop_instance_uid}"))
-    texts += [(COMMENT, f"MR series {uid}") for uid in registration.series_uids]
+    if (deformable := deformable_reference(result_set, registration)) is not None:
+        texts.append((COMMENT, f"Deformable Spatial Registration {deformable.sop_instance_uid}"))
+    else:
+        texts.append((COMMENT, "Rigid alone: no deformation is used."))
+    kind = KINDS[result_set.result.case.kind_of(registration)]
+    texts += [
+        (COMMENT, f"{kind} {_series_in_words(registration, uid)}")
+        for uid in registration.series_uids
+    ]
     texts += [(COMMENT, text) for text in unmeasured]
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(
@@ -312,6 +326,23 @@ def _registration_group(result_set: ResultSet, index: int, registration: Registr
     )
     _append_texts(result_set, group, texts)
     return group
+
+
+def _daily_figures(result_set: ResultSet, registration: Registration) -> dict[str, float]:
+    """Return how the patient lay for a CBCT; empty for anything else."""
+    daily = result_set.result.daily_positions.get(registration.leading_series_uid)
+    if daily is None:
+        return {}
+    figures = dict(zip(_axes("daily_shift", "mm"), daily.shift_mm, strict=True))
+    return figures | dict(zip(_axes("daily_rotation", "deg"), daily.rotation_deg, strict=True))
+
+
+def _series_in_words(registration: Registration, series_uid: str) -> str:
+    shift = registration.series_shifts_mm.get(series_uid)
+    if shift is None:
+        return f"series {series_uid}"
+    x, y, z = shift
+    return f"series {series_uid}, shifted in the CT by {x:.1f}, {y:.1f}, {z:.1f} mm (x, y, z)"
 
 
 def _findings_group(result_set: ResultSet) -> Any:

@@ -1,38 +1,31 @@
 """One MR frame of reference brought to the planning CT, from the first look to the verdict."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from handlers.errors import EmptyStructureError, GeometryMismatchError, RegistrationFailedError
 from handlers.geometry import Points, RigidTransform
-from handlers.registration.judgement import (
-    LIMITS,
-    Judgement,
-    Neighbourhood,
-    box_corners,
-    judge,
-)
+from handlers.registration.consensus import box_corners, mean_pose, median_distance_mm, shifted
+from handlers.registration.deformable import Deformation, find_deformation
+from handlers.registration.judgement import LIMITS, Judgement, Neighbourhood, judge
 from handlers.registration.leading import by_preference, leading_series
-from handlers.registration.prepare import Prepared, prepared_ct, prepared_mr
-from handlers.registration.rigid import follow, refine_pose
+from handlers.registration.local import LocalShift, local_shift, series_shift
+from handlers.registration.prepare import Prepared, prepared_ct, prepared_moving
+from handlers.registration.search import Opinions, two_opinions
 from handlers.registration.settings import RegistrationSettings
-from handlers.registration.start import Candidate, Explained, find_starts
+from handlers.registration.start import find_starts
 from handlers.values import Image, Mask, Registration, RegistrationStatus
-
-CT_MARGIN_MM = 40.0
-"""CT kept around the MR's extent once it is roughly placed."""
-
-SAME_POSE_MM = 10.0
-"""Coarse poses closer than this at the corners of the box are one and the same."""
-
-LEAST_UNCERTAINTY_MM = 2.0
-"""Even runs that agree exactly share errors: on the sarcoma pairs the main run lies 0.5 to 2.0 mm
-from the nearer of two independent engines."""
 
 NO_POSE_UNCERTAINTY_MM = 1000.0
 """Stands for: nothing is known."""
+
+UNCERTAINTY_FACTOR = 2.0
+LEAST_UNCERTAINTY_MM = 1.5
+"""95 % figure from the scatter of the opinions at the target, and the least that is claimed."""
+
+Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,34 +34,42 @@ class _Leader:
 
     image: Image
     volume: Prepared
-    starts: tuple[Candidate, ...]
+    others: Mapping[str, Prepared]
+    starts: tuple[RigidTransform, ...]
     note: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    """The poses (from CT to MR) that the runs ended in, and what they explain."""
+class _Pose:
+    """The pose that counts, and what led to it."""
 
-    start: RigidTransform
-    by_brightness: RigidTransform
-    by_finer_bins: RigidTransform
-    by_edges: RigidTransform
-    rival_ratio: float
+    mr_from_ct: RigidTransform
+    opinions: Opinions
+    local: LocalShift
+    is_local_followed: bool
+    notes: tuple[str, ...]
 
 
 def register_frame(
-    ct: Image, mr: Sequence[Image], targets: Sequence[Mask], settings: RegistrationSettings
+    ct: Image,
+    mr: Sequence[Image],
+    targets: Sequence[Mask],
+    settings: RegistrationSettings,
+    *,
+    sent: Sequence[RigidTransform] = (),
 ) -> Registration:
-    """Return the rigid registration of one MR frame of reference to the planning CT.
+    """Return the registration of one MR frame of reference (or another CT's) to the planning CT.
 
     Coordinates are not believed: the place is found from content, wherever the MR lies, also where
     it claims to lie in the CT's own frame.
 
     Args:
         ct: The planning CT.
-        mr: All MR series of one frame of reference.
+        mr: All series of one frame of reference: MR, or one other CT.
         targets: The targets, in the CT's frame; together they need one voxel at least.
         settings: How hard to try.
+        sent: Registrations that arrived, as `ct_from_mr`; those of other frames are passed over.
+            Each is a start among others, unless `settings.use_as_sent`.
 
     Returns:
         The registration with its verdict. Images that cannot be registered give `fail` with
@@ -83,27 +84,49 @@ def register_frame(
     points = np.concatenate(
         [t.geometry.points_from_indices(np.argwhere(t.inside)) for t in targets]
     )
+    voxel_mm3 = ct.geometry.voxel_volume_mm3
+    radius_mm = (len(points) * voxel_mm3 * 0.75 / np.pi) ** (1 / 3) + settings.local_margin_mm
     centre_mm = points.mean(axis=0)
+    given = _given_poses(ct, mr[0], sent)
+    ordered = given[0] if given and settings.use_as_sent else None
+    leader = None
     try:
         ct_fine = prepared_ct(ct, settings.level_spacings_mm[-1])
         leader = _leader(ct_fine, by_preference(mr), points, settings)
+        starts = [*leader.starts[: settings.start_count], *given]
+        opinions = two_opinions(ct_fine, leader.volume, starts, centre_mm, settings)
     except RegistrationFailedError as error:
-        return _without_pose(ct, mr, centre_mm, str(error))
-    try:
-        found = _search(ct_fine, leader, centre_mm, settings)
-    except RegistrationFailedError as error:
-        return _without_pose(ct, mr, centre_mm, str(error), leader)
-    verdict = _judged(ct_fine, leader.volume, found, points, settings)
+        return _without_pose(ct, mr, centre_mm, str(error), leader, ordered)
+    found = _pose(
+        ct_fine,
+        leader.volume,
+        opinions,
+        ordered,
+        centre_mm,
+        min(radius_mm, settings.local_radius_mm),
+        settings,
+    )
+    pose = found.mr_from_ct
+    quality = {
+        **_figures(ct_fine, leader.volume, found, points, settings),
+        "is_as_sent": float(ordered is not None),
+    }
+    verdict = judge(quality, LIMITS)
+    shifts, notes = _series_shifts(leader, pose, centre_mm, settings)
+    deformed = _deformation(ct_fine, leader.volume, pose, centre_mm, verdict, ordered, settings)
+    quality |= {f"deformation_{name}": value for name, value in deformed.figures.items()}
     return Registration(
-        ct_from_mr=found.by_brightness.inverse(),
+        ct_from_mr=pose.inverse(),
         status=verdict.status,
         reasons=verdict.reasons,
-        uncertainty_mm=verdict.uncertainty_mm,
-        quality=verdict.quality,
+        uncertainty_mm=quality["uncertainty_mm"],
+        quality=quality,
         leading_series_uid=leader.image.series_instance_uid,
         series_uids=tuple(image.series_instance_uid for image in mr),
         centre_mm=_triple(centre_mm),
-        notes=(leader.note,),
+        notes=(leader.note, *found.notes, deformed.reason, *notes),
+        deformation=deformed.field,
+        series_shifts_mm=shifts,
     )
 
 
@@ -126,15 +149,16 @@ def _leader(
 ) -> _Leader:
     """Return the series that is to lead, chosen once a first one has been roughly placed."""
     volumes = {
-        image.series_instance_uid: prepared_mr(image, settings.level_spacings_mm[-1])
+        image.series_instance_uid: prepared_moving(image, settings.level_spacings_mm[-1])
         for image in preferred
     }
     shown = [i for i in preferred if volumes[i.series_instance_uid].has_contrast()]
     coarse_mm = settings.start_spacing_mm / 2
     ct_coarse = ct.shrunk(coarse_mm)
     for image in shown:
-        volume = volumes[image.series_instance_uid]
-        starts = find_starts(ct_coarse, volume.shrunk(coarse_mm), settings)
+        starts = find_starts(
+            ct_coarse, volumes[image.series_instance_uid].shrunk(coarse_mm), settings
+        )
         if starts:
             break
     else:
@@ -147,100 +171,131 @@ def _leader(
         for i in shown
     }
     chosen, why = leading_series(shown, coverage)
+    leading = volumes.pop(chosen.series_instance_uid)
     if chosen is not image:
-        volume = volumes[chosen.series_instance_uid]
-        starts = find_starts(ct_coarse, volume.shrunk(coarse_mm), settings) or starts
-    return _Leader(chosen, volume, starts, why)
+        starts = find_starts(ct_coarse, leading.shrunk(coarse_mm), settings) or starts
+    return _Leader(chosen, leading, volumes, tuple(s.mr_from_ct for s in starts), why)
 
 
-def _search(
-    ct: Prepared, leader: _Leader, centre_mm: Points, settings: RegistrationSettings
-) -> _Found:
-    """Return where the run on brightness and the run on edges end, from the best start."""
-    mr = leader.volume
-    corners = box_corners(centre_mm, settings.box_half_mm)
-    explained = Explained(
-        ct.shrunk(settings.start_spacing_mm / 2),
-        mr.shrunk(settings.start_spacing_mm / 2),
-        settings,
-    )
-    tried: list[tuple[float, RigidTransform, RigidTransform]] = []
-    for start in _start_poses(ct, leader, settings):
-        try:
-            pose = refine_pose(ct, mr, start, centre_mm, settings, 0)
-        except RegistrationFailedError:
-            continue  # another start may overlap better
-        nats = explained.nats(pose)
-        apart = [pose.largest_distance_mm(other, corners) for _, _, other in tried]
-        if not apart or min(apart) > SAME_POSE_MM:
-            tried.append((nats, start, pose))
-    if not tried:
-        raise RegistrationFailedError("From no start did the MR and the CT overlap enough.")
-    tried.sort(key=lambda t: -t[0])
-    followed: list[tuple[float, RigidTransform, RigidTransform]] = []
-    for _, start, pose in tried[: settings.followed_count]:
-        try:
-            finer = refine_pose(ct, mr, pose, centre_mm, settings, 1)
-        except RegistrationFailedError:
-            continue
-        followed.append((explained.nats(finer), start, finer))
-    if not followed:
-        raise RegistrationFailedError("Every start lost the overlap of MR and CT on the way.")
-    followed.sort(key=lambda t: -t[0])
-    best, start, pose = followed[0]
-    rivals = [
-        nats
-        for nats, _, other in (*followed[1:], *tried[settings.followed_count :])
-        if pose.largest_distance_mm(other, corners) > SAME_POSE_MM
-    ]
-    near = ct.cropped(pose.inverse().apply(mr.geometry.corners_mm()), CT_MARGIN_MM)
-    by_brightness = follow(near, mr, pose, centre_mm, settings, first_level=2)
-    more_bins = replace(settings, histogram_bins=settings.checking_bins)
-    by_finer_bins = follow(near, mr, start, centre_mm, more_bins)
-    sigma_mm = settings.edge_sigma_mm
-    # edges of a few coarse voxels lead astray (STS_002: 48 mm): this run leaves out that level
-    by_edges = follow(
-        near.edges(sigma_mm), mr.edges(sigma_mm), start, centre_mm, settings, first_level=1
-    )
-    rival_ratio = max(rivals, default=0.0) / best if best > 0 else 1.0
-    return _Found(start, by_brightness, by_finer_bins, by_edges, rival_ratio)
-
-
-def _start_poses(
-    ct: Prepared, leader: _Leader, settings: RegistrationSettings
-) -> list[RigidTransform]:
-    poses = [start.mr_from_ct for start in leader.starts[: settings.start_count]]
+def _given_poses(ct: Image, leading: Image, sent: Sequence[RigidTransform]) -> list[RigidTransform]:
+    """Return, from CT to MR, what was sent for these frames, then the shared frame if it is one."""
     ct_frame = ct.geometry.frame_of_reference_uid
-    if leader.volume.geometry.frame_of_reference_uid == ct_frame:
+    mr_frame = leading.geometry.frame_of_reference_uid
+    poses = [
+        ct_from_mr.inverse()
+        for ct_from_mr in sent
+        if (ct_from_mr.to_frame_uid, ct_from_mr.from_frame_uid) == (ct_frame, mr_frame)
+    ]
+    if mr_frame == ct_frame:
         poses.append(RigidTransform(np.eye(4), ct_frame, ct_frame))
     return poses
 
 
-def _judged(
-    ct: Prepared, mr: Prepared, found: _Found, points: Points, settings: RegistrationSettings
-) -> Judgement:
+def _pose(
+    ct: Prepared,
+    mr: Prepared,
+    opinions: Opinions,
+    ordered: RigidTransform | None,
+    centre_mm: Points,
+    radius_mm: float,
+    settings: RegistrationSettings,
+) -> _Pose:
+    """Return the pose of the whole, and at the target what its surroundings agree on."""
+    corners = box_corners(centre_mm, settings.box_half_mm)
+    whole, other, notes = opinions.brightness, opinions.structure, []
+    if other is not None and median_distance_mm(whole, other, corners) < settings.engines_agree_mm:
+        whole = mean_pose((whole, other), centre_mm)
+    if ordered is not None:
+        whole = ordered
+        notes.append("The protocol orders the alignment that was sent; it is judged, not improved.")
+    local = local_shift(ct, mr, whole, centre_mm, radius_mm, settings)
+    length_mm = float(np.linalg.norm(local.shift_mm))
+    is_followed = (
+        ordered is None
+        and local.apart_mm <= settings.local_agreement_mm
+        and length_mm <= settings.largest_local_shift_mm
+    )
+    if is_followed:
+        whole = shifted(whole, local.shift_mm)
+        notes.append(
+            f"Around the target the MR was moved by {length_mm:.1f} mm more than the whole body: "
+            f"three measures agree within {local.apart_mm:.1f} mm."
+        )
+    return _Pose(whole, opinions, local, is_followed, tuple(notes))
+
+
+def _figures(
+    ct: Prepared, mr: Prepared, found: _Pose, points: Points, settings: RegistrationSettings
+) -> dict[str, float]:
     centre_mm = points.mean(axis=0)
     corners = box_corners(centre_mm, settings.box_half_mm)
-    pose = found.by_brightness
-    apart_mm = [
-        np.linalg.norm(pose.apply(corners) - other.apply(corners), axis=1)
-        for other in (found.by_finer_bins, found.by_edges)
-    ]
-    spread_mm = max(float(np.median(apart)) for apart in apart_mm)
+    pose, opinions, local = found.mr_from_ct, found.opinions, found.local
+    whole = [p for p in (opinions.brightness, opinions.structure) if p is not None]
+    left = np.zeros(3) if found.is_local_followed else local.shift_mm
     neighbourhood = Neighbourhood(ct, mr, centre_mm, settings)
-    figures = {
-        "runs_apart_mm": float(np.max(apart_mm)),
-        "bins_apart_mm": float(apart_mm[0].max()),
-        "edges_apart_mm": float(apart_mm[1].max()),
-        "uncertainty_mm": max(LEAST_UNCERTAINTY_MM, spread_mm),
+    return {
+        "engines": float(len(whole)),
+        "engines_apart_mm": median_distance_mm(whole[0], whole[-1], corners),
+        "brightness_apart_mm": opinions.brightness_apart_mm,
+        "structure_apart_mm": opinions.structure_apart_mm,
+        "from_engines_mm": median_distance_mm(pose, mean_pose(whole, centre_mm), corners),
+        "local_measures": float(len(local.estimates_mm)),
+        "local_apart_mm": min(local.apart_mm, NO_POSE_UNCERTAINTY_MM),
+        "local_shift_mm": float(np.linalg.norm(local.shift_mm)),
+        "local_left_mm": float(np.linalg.norm(left)),
+        "uncertainty_mm": _uncertainty_mm(found, centre_mm),
         "target_coverage": _coverage(mr, points, pose),
         "similarity": neighbourhood.similarity(pose),
         "sharpness": neighbourhood.sharpness(pose),
         "rotation_angle_deg": pose.rotation_angle_deg,
-        "moved_from_start_mm": pose.largest_distance_mm(found.start, corners),
-        "rival_ratio": found.rival_ratio,
+        "moved_from_start_mm": opinions.brightness.largest_distance_mm(opinions.start, corners),
+        "rival_ratio": opinions.rival_ratio,
     }
-    return judge(figures, LIMITS)
+
+
+def _deformation(
+    ct: Prepared,
+    mr: Prepared,
+    pose: RigidTransform,
+    centre_mm: Points,
+    verdict: Judgement,
+    ordered: RigidTransform | None,
+    settings: RegistrationSettings,
+) -> Deformation:
+    if ordered is not None:
+        return Deformation(None, {}, "The alignment that was sent is used without a deformation.")
+    if verdict.status is not RegistrationStatus.PASS:
+        return Deformation(None, {}, "What does not pass rigidly is not deformed.")
+    return find_deformation(ct, mr, pose, centre_mm, settings.deformable)
+
+
+def _uncertainty_mm(found: _Pose, centre_mm: Points) -> float:
+    """Return the distance within which the target's true place is expected in 95 of 100 cases."""
+    pose = found.mr_from_ct
+    places = [
+        pose.inverse().apply(other.apply(centre_mm))[0] - centre_mm
+        for other in (found.opinions.brightness, found.opinions.structure)
+        if other is not None and not found.is_local_followed
+    ]
+    moved = found.local.shift_mm if found.is_local_followed else np.zeros(3)
+    places += [shift - moved for shift in found.local.estimates_mm.values()]
+    scatter_mm = float(np.sqrt(np.mean(np.sum(np.square(places), axis=1))))
+    return max(LEAST_UNCERTAINTY_MM, UNCERTAINTY_FACTOR * scatter_mm)
+
+
+def _series_shifts(
+    leader: _Leader, mr_from_ct: RigidTransform, centre_mm: Points, settings: RegistrationSettings
+) -> tuple[dict[str, Vector], tuple[str, ...]]:
+    """Return how each other series must be shifted onto the leading one, in the CT frame."""
+    shifts: dict[str, Vector] = {}
+    notes = []
+    turn = mr_from_ct.inverse().matrix[:3, :3]
+    for uid, volume in leader.others.items():
+        shift, note = series_shift(leader.volume, volume, mr_from_ct.apply(centre_mm)[0], settings)
+        if shift is not None:
+            shifts[uid] = _triple(-turn @ shift)
+        notes.append(f"Series …{uid[-8:]}: {note}")
+    return shifts, tuple(notes)
 
 
 def _coverage(mr: Prepared, points: Points, mr_from_ct: RigidTransform) -> float:
@@ -254,18 +309,18 @@ def _without_pose(
     mr: Sequence[Image],
     centre_mm: Points,
     reason: str,
-    leader: _Leader | None = None,
+    leader: _Leader | None,
+    ordered: RigidTransform | None,
 ) -> Registration:
-    """Return a `fail` whose transform merely puts the middle of the MR on the targets."""
+    """Return a `fail`: what was ordered, or the middle of the MR put on that of the targets."""
     leading = leader.image if leader else by_preference(mr)[0]
     matrix = np.eye(4)
     matrix[:3, 3] = centre_mm - leading.geometry.centre_mm()
+    guess = RigidTransform(
+        matrix, ct.geometry.frame_of_reference_uid, leading.geometry.frame_of_reference_uid
+    )
     return Registration(
-        ct_from_mr=RigidTransform(
-            matrix,
-            ct.geometry.frame_of_reference_uid,
-            leading.geometry.frame_of_reference_uid,
-        ),
+        ct_from_mr=guess if ordered is None else ordered.inverse(),
         status=RegistrationStatus.FAIL,
         reasons=(reason,),
         uncertainty_mm=NO_POSE_UNCERTAINTY_MM,
@@ -277,5 +332,5 @@ def _without_pose(
     )
 
 
-def _triple(point: Points) -> tuple[float, float, float]:
+def _triple(point: Points) -> Vector:
     return float(point[0]), float(point[1]), float(point[2])

@@ -85,18 +85,16 @@ class Prepared:
         geometry = self.geometry.crop(start, shape)
         return Prepared(geometry, self.voxels[block], self.valid[block], self.body[block])
 
-    def edges(self, sigma_mm: float) -> "Prepared":
-        """Return the root of the gradient's magnitude: where tissue ends, whatever its brightness.
-
-        The root keeps the few strongest edges (bone, skin) from spending all bins of a histogram.
-        """
-        sigma = [sigma_mm / s for s in self.geometry.spacing_mm]
-        squares = np.zeros(self.voxels.shape, dtype=np.float32)
-        for axis, spacing_mm in enumerate(self.geometry.spacing_mm):
-            order = [int(axis == k) for k in range(3)]
-            slope = ndimage.gaussian_filter(self.voxels, sigma, order=order, truncate=3.0)
-            squares += (slope / spacing_mm) ** 2
-        return Prepared(self.geometry, squares**0.25, self.valid, self.body)
+    def lattice(self, spacing_mm: float) -> Geometry:
+        """Return a cubic lattice along LPS that spans the volume; its axes are z, y, x."""
+        corners = self.geometry.corners_mm()
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.fliplr(np.eye(3)) * spacing_mm
+        matrix[:3, 3] = low
+        counts = np.ceil((high - low) / spacing_mm).astype(int) + 1
+        shape = (int(counts[2]), int(counts[1]), int(counts[0]))
+        return Geometry(self.geometry.frame_of_reference_uid, matrix, shape)
 
     def smoothed(self, sigma_mm: float) -> "Prepared":
         """Return the volume under a Gaussian of `sigma_mm`."""
@@ -124,18 +122,32 @@ def prepared_ct(ct: Image, spacing_mm: float) -> Prepared:
     )
 
 
-def prepared_mr(mr: Image, spacing_mm: float) -> Prepared:
+def prepared_moving(image: Image, spacing_mm: float) -> Prepared:
+    """Return an MR, or another CT, that is to be brought to the planning CT."""
+    return _moving_ct(image, spacing_mm) if image.modality == "CT" else _mr(image, spacing_mm)
+
+
+def _moving_ct(ct: Image, spacing_mm: float) -> Prepared:
+    """Return a CT whose lowest value is filler: cone beams show a cylinder within padding."""
+    voxels = np.clip(ct.voxels, *CT_WINDOW_HU)
+    valid = _grown(ct.voxels > float(ct.voxels.min()), ct.geometry)
+    return _filled(Prepared(ct.geometry, voxels, valid, voxels > CT_BODY_HU).shrunk(spacing_mm))
+
+
+def _mr(mr: Image, spacing_mm: float) -> Prepared:
     """Return the MR clipped to its percentiles on a grid of about `spacing_mm`."""
     something = mr.voxels != 0
     shown = mr.voxels[something] if something.any() else mr.voxels
     low, high = np.percentile(shown, MR_PERCENTILES)
     voxels = np.clip(mr.voxels, min(float(low), 0.0), high)
     air = MR_AIR_FRACTION * float(np.percentile(shown, 95))
-    rim = FILLER_RIM_MM / np.array(mr.geometry.spacing_mm)
-    far = ndimage.maximum_filter(
-        something, size=[2 * int(np.ceil(r)) + 1 for r in rim], mode="constant"
-    )
-    return _filled(Prepared(mr.geometry, voxels, far, voxels > air).shrunk(spacing_mm))
+    valid = _grown(something, mr.geometry)
+    return _filled(Prepared(mr.geometry, voxels, valid, voxels > air).shrunk(spacing_mm))
+
+
+def _grown(inside: npt.NDArray[np.bool_], geometry: Geometry) -> npt.NDArray[np.bool_]:
+    size = [2 * int(np.ceil(FILLER_RIM_MM / s)) + 1 for s in geometry.spacing_mm]
+    return np.asarray(ndimage.maximum_filter(inside, size=size, mode="constant"))
 
 
 def _filled(volume: Prepared) -> Prepared:

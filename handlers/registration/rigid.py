@@ -91,22 +91,6 @@ def refine_pose(
     return _rigid(transform, start)
 
 
-def follow(
-    ct: Prepared,
-    mr: Prepared,
-    start: RigidTransform,
-    centre_mm: Points,
-    settings: RegistrationSettings,
-    *,
-    first_level: int = 0,
-) -> RigidTransform:
-    """Return where `refine_pose` ends from `start`, level after level to the finest."""
-    pose = start
-    for level in range(first_level, len(settings.level_spacings_mm)):
-        pose = refine_pose(ct, mr, pose, centre_mm, settings, level)
-    return pose
-
-
 def _itk(volume: Prepared) -> SimpleITK.Image:
     return itk_image(Image(volume.geometry, volume.voxels, "", ""))
 

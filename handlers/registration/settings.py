@@ -1,6 +1,8 @@
 """The tunables of the registration, with unit and meaning; no logic."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from handlers.registration.smooth_field import DeformableSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +23,45 @@ class RegistrationSettings:
         level_spacings_mm: Voxel edge aimed at on each level, coarse to fine.
         level_steps_mm: First step of the optimiser on each level.
         level_samples: CT points at which the optimiser compares the images on each level.
-        edge_sigma_mm: Width of the Gaussian under which the second run sees edges.
         histogram_bins: Bins per image of the mutual information.
-        checking_bins: The same for the third run, which sees grey values more finely.
         iterations: Most steps per level.
         box_half_mm: Half edge of the box around the targets' centre at whose corners runs are
             compared.
         neighbourhood_mm: Radius of the ball around the targets' centre in which the pose is judged.
+        brightness_sigmas_mm: Smoothing on each level of the engine that compares brightness.
+        brightness_steps_mm: Its first step on each level.
+        brightness_iterations: Its steps on each level.
+        brightness_points: Points that it compares in each step.
+        structure_spacings_mm: Grid on each level of the engine that compares structure.
+        structure_reach_mm: Half edge of the box around the targets' centre that it looks at.
+        structure_points: Points that it compares.
+        apart_start_mm: How far off its start, along each axis and to both sides, the engine on
+            brightness begins, and the engine on structure: an engine that merely stays where it was
+            put must not look as if it agreed.
+        apart_start_deg: The same as angles about each axis.
+        engines_agree_mm: Engines nearer than this (median at the corners of the box) are averaged.
+        local_margin_mm: The ball of the local search holds the target and this much around it.
+        local_radius_mm: Largest radius of that ball.
+        local_spacing_mm: Grid of the local search.
+        local_reach_mm: Largest shift along an axis that it tries.
+        local_agreement_mm: A local shift is followed only if all measures agree within this.
+        largest_local_shift_mm: A local shift beyond this is not followed.
+        largest_series_shift_mm: A series may lie this far beside the leading one.
+        deformable: How the local deformation is sought and judged.
+        use_as_sent: Take the registration that was sent (or the shared frame of reference, where
+            none was) as it is, and judge it only.
     """
 
     seed: int = 1
     start_spacing_mm: float = 8.0
     start_rotations_deg: tuple[tuple[float, float, float], ...] = (
         (0.0, 0.0, 0.0),
-        (0.0, 0.0, 12.0),
-        (0.0, 0.0, -12.0),
+        (0.0, 0.0, 15.0),
+        (0.0, 0.0, -15.0),
+        (0.0, 15.0, 0.0),
+        (0.0, -15.0, 0.0),
+        (15.0, 0.0, 0.0),
+        (-15.0, 0.0, 0.0),
         (180.0, 0.0, 0.0),
         (0.0, 180.0, 0.0),
         (0.0, 0.0, 180.0),
@@ -47,9 +73,26 @@ class RegistrationSettings:
     level_spacings_mm: tuple[float, ...] = (6.0, 3.0, 1.5)
     level_steps_mm: tuple[float, ...] = (4.0, 1.0, 0.5)
     level_samples: tuple[int, ...] = (20_000, 50_000, 100_000)
-    edge_sigma_mm: float = 2.0
     histogram_bins: int = 32
-    checking_bins: int = 50
     iterations: int = 100
     box_half_mm: float = 40.0
     neighbourhood_mm: float = 50.0
+    brightness_sigmas_mm: tuple[float, ...] = (4.0, 2.0, 1.0)
+    brightness_steps_mm: tuple[float, ...] = (2.0, 1.0, 1.0)
+    brightness_iterations: int = 200
+    brightness_points: int = 3000
+    structure_spacings_mm: tuple[float, ...] = (6.0, 4.0, 2.5)
+    structure_reach_mm: float = 140.0
+    structure_points: int = 20_000
+    apart_start_mm: float = 3.0
+    apart_start_deg: float = 2.0
+    engines_agree_mm: float = 4.0
+    local_margin_mm: float = 40.0
+    local_radius_mm: float = 75.0
+    local_spacing_mm: float = 2.5
+    local_reach_mm: float = 12.5
+    local_agreement_mm: float = 1.5
+    largest_local_shift_mm: float = 10.0
+    largest_series_shift_mm: float = 5.0
+    deformable: DeformableSettings = field(default_factory=DeformableSettings)
+    use_as_sent: bool = False

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import SimpleITK
 from scipy import ndimage
 
+from handlers.displacement import DisplacementField
 from handlers.errors import GeometryMismatchError
 from handlers.geometry import Geometry, RigidTransform
 from handlers.values import Image, Mask
@@ -17,7 +18,12 @@ from handlers.values import Image, Mask
 Bools = npt.NDArray[np.bool_]
 
 
-def resample(image: Image, onto: Geometry, onto_from_image: RigidTransform) -> tuple[Image, Mask]:
+def resample(
+    image: Image,
+    onto: Geometry,
+    onto_from_image: RigidTransform,
+    deformation: DisplacementField | None = None,
+) -> tuple[Image, Mask]:
     """Return an image on another grid, and which voxels of that grid it covers.
 
     Linear between the voxel centres; in the outer half of its border voxels the image is continued
@@ -27,15 +33,17 @@ def resample(image: Image, onto: Geometry, onto_from_image: RigidTransform) -> t
         image: The source; stays as it is.
         onto: The grid of the result.
         onto_from_image: From the image's frame of reference to that of `onto`.
+        deformation: In the frame of `onto`: what is shown at x is the image's point of x + u(x).
 
     Returns:
         The image on `onto` (same series, modality, description, contrast), 0 where nothing is
         known; and the mask of the voxels whose centres lie within the image's voxels.
 
     Raises:
-        GeometryMismatchError: The transform does not lead from one frame to the other.
+        GeometryMismatchError: The transform does not lead from one frame to the other, or the
+            deformation lies in another frame than `onto`.
     """
-    voxels, covered = _pull(image.voxels, image.geometry, onto, onto_from_image)
+    voxels, covered = _pull(image.voxels, image.geometry, onto, onto_from_image, deformation)
     resampled = Image(
         onto,
         voxels,
@@ -47,13 +55,26 @@ def resample(image: Image, onto: Geometry, onto_from_image: RigidTransform) -> t
     return resampled, Mask(onto, covered)
 
 
-def resample_mask(mask: Mask, onto: Geometry, onto_from_mask: RigidTransform) -> Mask:
+def resample_mask(
+    mask: Mask,
+    onto: Geometry,
+    onto_from_mask: RigidTransform,
+    deformation: DisplacementField | None = None,
+) -> Mask:
     """Return a mask on another grid: the half level of the linearly interpolated mask.
 
+    Args:
+        mask: The source.
+        onto: The grid of the result.
+        onto_from_mask: From the mask's frame of reference to that of `onto`.
+        deformation: As for `resample`.
+
     Raises:
-        GeometryMismatchError: The transform does not lead from one frame to the other.
+        GeometryMismatchError: As for `resample`.
     """
-    level, covered = _pull(mask.inside.view(np.uint8), mask.geometry, onto, onto_from_mask)
+    level, covered = _pull(
+        mask.inside.view(np.uint8), mask.geometry, onto, onto_from_mask, deformation
+    )
     return Mask(onto, (level >= 0.5) & covered)
 
 
@@ -62,14 +83,20 @@ def _pull(
     geometry: Geometry,
     onto: Geometry,
     onto_from_source: RigidTransform,
+    deformation: DisplacementField | None,
 ) -> tuple[npt.NDArray[np.float32], Bools]:
+    frame = onto.frame_of_reference_uid
     if (
         onto_from_source.from_frame_uid != geometry.frame_of_reference_uid
-        or onto_from_source.to_frame_uid != onto.frame_of_reference_uid
+        or onto_from_source.to_frame_uid != frame
     ):
         raise GeometryMismatchError(
             "the transform does not lead from the frame of reference of what is resampled to that "
             "of the grid"
+        )
+    if deformation is not None and deformation.geometry.frame_of_reference_uid != frame:
+        raise GeometryMismatchError(
+            "the deformation does not lie in the frame of reference of the grid"
         )
     source_from_onto = (
         np.linalg.inv(geometry.patient_from_index)
@@ -93,7 +120,40 @@ def _pull(
             )
             covered[index] &= (at >= -0.5) & (at <= geometry.shape[axis] - 0.5)
         values[index][~covered[index]] = 0.0
+    if deformation is not None:
+        _pull_deformed(source, onto, source_from_onto, deformation, values, covered)
     return values, covered
+
+
+def _pull_deformed(
+    source: npt.NDArray[np.generic],
+    onto: Geometry,
+    source_from_onto: npt.NDArray[np.float64],
+    deformation: DisplacementField,
+    values: npt.NDArray[np.float32],
+    covered: Bools,
+) -> None:
+    """Overwrite `values` and `covered` where the deformation is valid, slice by slice."""
+    corners = onto.indices_from_points(deformation.geometry.corners_mm())
+    low = np.maximum(np.ceil(corners.min(axis=0)), 0).astype(int)
+    high = np.minimum(np.floor(corners.max(axis=0)) + 1, onto.shape).astype(int)
+    if np.any(high <= low):
+        return
+    last = np.array(source.shape) - 0.5
+    rows, columns = np.mgrid[low[1] : high[1], low[2] : high[2]]
+    for index in range(low[0], high[0]):
+        at = np.stack([np.full(rows.size, index), rows.ravel(), columns.ravel()], axis=1)
+        u_mm = deformation.at(onto.points_from_indices(at))
+        moved = np.flatnonzero(np.any(u_mm != 0.0, axis=1))
+        if len(moved) == 0:
+            continue
+        u_index = u_mm[moved] @ np.linalg.inv(onto.patient_from_index[:3, :3]).T
+        ends = (at[moved] + u_index) @ source_from_onto[:3, :3].T + source_from_onto[:3, 3]
+        found = ndimage.map_coordinates(source, ends.T, output=np.float32, order=1, mode="nearest")
+        is_covered = np.all((ends >= -0.5) & (ends <= last), axis=1)
+        place = (index, rows.ravel()[moved], columns.ravel()[moved])
+        values[place] = np.where(is_covered, found, 0.0)
+        covered[place] = is_covered
 
 
 def itk_image(image: Image) -> SimpleITK.Image:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from node.phantom.bowel import bowel_gas, bowel_layers, make_bowel
+from node.phantom.detail import calcifications, fat_detail, liver_detail, stranding
+from node.phantom.lymph_node import grown_together, make_node
 from node.phantom.solids import (
     Array,
     Layer,
@@ -26,6 +28,7 @@ from node.phantom.solids import (
     random_waves,
     tube,
 )
+from node.phantom.variety import Variety
 
 CAVITY = (127.0, 77.0)
 """Half axes of the space inside the muscular wall, at the mean build, mm."""
@@ -60,57 +63,93 @@ class Anatomy:
     towards_vein: Point
 
 
-def make_anatomy(seed: int, *, node_diameter_mm: float = 0.0, is_prone: bool = False) -> Anatomy:
-    """Return a patient.
+def make_anatomy(
+    seed: int,
+    *,
+    node_diameter_mm: float = 0.0,
+    is_prone: bool = False,
+    variety: Variety | None = None,
+) -> Anatomy:
+    """Return a patient, of the plain size and form.
 
     Args:
         seed: Chooses build, node and bowel content.
         node_diameter_mm: Mean diameter; 0 lets the seed choose 23 to 28 mm.
         is_prone: Gas in the CT rises to the back instead of the front.
+        variety: What else is varied; None: nothing.
     """
     rng = np.random.default_rng([seed, 11])
     build = float(rng.uniform(0.96, 1.04))
     vessels = _vessels(rng)
-    node_core, centre, to_vein = _node(rng, vessels["portal_main"], node_diameter_mm)
-    node = node_core - vessels["V_Portal"]
-    vessels.update(_arteries(centre, float(np.max(np.subtract(node_core.highest, centre)))))
-    trunk = _trunk(build)
+    core, centre, to_vein = make_node(rng, vessels["portal_main"], node_diameter_mm)
+    vessels.update(_arteries(centre, float(np.max(np.subtract(core.highest, centre)))))
+    trunk = _trunk(build, variety.fat_mm if variety else 0.0)
     bowel = make_bowel(rng, trunk["cavity"])
+    if variety:
+        lobes = np.random.default_rng([seed, 67])
+        core = grown_together(lobes, core, centre, to_vein, bowel["Duodenum"], variety)
+    node = _node_beside(core, vessels, bowel, is_plain=variety is None)
     organs = _organs(rng, trunk, bowel, centre)
     layers = (
         *_trunk_layers(trunk),
-        *_organ_layers(organs, bowel, rng),
+        *(
+            stranding(np.random.default_rng([seed, 72]), centre)
+            if variety and variety.is_stranded
+            else ()
+        ),
+        *_organ_layers(organs, bowel, rng, np.random.default_rng([seed, 68]) if variety else None),
         Layer("lung", trunk["lung"], around=(("muscle", 2.5),)),
         Layer("heart", organs["heart"]),
         *_vessel_layers(vessels),
-        Layer("node", node),
+        Layer("node", node, within=_necrosis(node_diameter_mm, variety)),
+        *(calcifications(np.random.default_rng([seed, 69]), vessels["A_Aorta"]) if variety else ()),
     )
     return Anatomy(
-        organs={
-            **_contoured(organs, bowel, trunk["lung"]),
-            "SpinalCanal": trunk["canal"],
-            "V_Portal": vessels["V_Portal"],
-            "A_Hepatic": vessels["A_Hepatic"],
-            "A_Aorta": vessels["A_Aorta"],
-            "V_Venacava_I": vessels["V_Venacava_I"],
-            "BileDuct_Common": vessels["BileDuct_Common"],
-            "External": trunk["body"],
-        },
+        organs=_contoured(organs, bowel, trunk, vessels),
         layers=layers,
-        ct_gas=bowel_gas(np.random.default_rng([seed, 12]), bowel, up=1 if is_prone else -1),
-        mr_gas=bowel_gas(np.random.default_rng([seed, 13]), bowel, up=-1),
+        ct_gas=bowel_gas(
+            np.random.default_rng([seed, 12]),
+            bowel,
+            up=1 if is_prone else -1,
+            amount=variety.ct_gas if variety else 1.0,
+        ),
+        mr_gas=bowel_gas(
+            np.random.default_rng([seed, 13]),
+            bowel,
+            up=-1,
+            amount=variety.mr_gas if variety else 1.0,
+        ),
         node=node,
-        node_core=node_core,
+        node_core=core,
         centre=centre,
         towards_vein=to_vein,
     )
 
 
-def _trunk(build: float) -> dict[str, Solid]:
+def _node_beside(
+    core: Solid, vessels: Mapping[str, Solid], bowel: Mapping[str, Solid], *, is_plain: bool
+) -> Solid:
+    """Return the node as it is: dented by what it touches."""
+    node = core - vessels["V_Portal"]
+    if is_plain:
+        return node
+    for name in ("A_Hepatic", "A_Aorta", "V_Venacava_I"):
+        node = node - vessels[name].grown(0.4)
+    return node - bowel["Duodenum"]
+
+
+def _necrosis(diameter_mm: float, variety: Variety | None) -> tuple[tuple[str, float], ...]:
+    if variety is None or not variety.necrosis:
+        return ()
+    return (("necrosis", variety.necrosis * diameter_mm / 2),)
+
+
+def _trunk(build: float, fat_mm: float) -> dict[str, Solid]:
     a, b = CAVITY[0] * build, CAVITY[1] * build
     cavity = column((0, 0), (a, b))
     parts = {
-        "body": column((0, 0), (a + 28, b + 28)) & half_space((0, -1, 0), -(b + 19)),
+        "body": column((0, 0), (a + 28 + fat_mm, b + 28 + fat_mm))
+        & half_space((0, -1, 0), -(b + 19 + 0.3 * fat_mm)),
         "wall": column((0, 1), (a + 12, b + 13)).rippled(5.0, WALL_WAVES),
         "cavity": cavity,
         "canal": column((0, b - 1), (8.5, 8.0)),
@@ -238,25 +277,6 @@ def _vessel_layers(vessels: Mapping[str, Solid]) -> list[Layer]:
     ]
 
 
-def _node(
-    rng: np.random.Generator, portal_main: Solid, diameter_mm: float
-) -> tuple[Solid, Point, Point]:
-    """Return the node, its centre, and the direction to the portal vein that it touches."""
-    radius = (diameter_mm or float(rng.uniform(23.0, 28.0))) / 2
-    axis = np.array((0.58, -0.66, 0.48)) + rng.uniform(-0.06, 0.06, 3)
-    axis /= np.linalg.norm(axis)
-    shape = np.array((1.0, 1.0, 1.0)) + rng.uniform(-0.08, 0.08, 3)
-    radii = radius * shape / np.cbrt(np.prod(shape))
-    # walk away from the vein until the surfaces overlap by 1 mm
-    start = np.array((-19.0, -10.0, -8.0))
-    reach = np.linspace(0, 45, 181)
-    places = (start + np.outer(reach, axis)).astype(np.float32)
-    from_vein = portal_main.distance(*places.T)
-    centre = places[int(np.argmax(from_vein > radius - 1.0))].astype(np.float64)
-    core = ellipsoid(centre, radii, float(rng.uniform(-40, 40))).rippled(1.5, random_waves(rng, 22))
-    return core, as_point(centre), as_point(-axis)
-
-
 def _organs(
     rng: np.random.Generator, trunk: Mapping[str, Solid], bowel: Mapping[str, Solid], node: Point
 ) -> dict[str, Solid]:
@@ -297,12 +317,17 @@ def _organs(
 
 
 def _contoured(
-    organs: Mapping[str, Solid], bowel: Mapping[str, Solid], lung: Solid
+    organs: Mapping[str, Solid],
+    bowel: Mapping[str, Solid],
+    trunk: Mapping[str, Solid],
+    vessels: Mapping[str, Solid],
 ) -> dict[str, Solid]:
-    """Return the organs that a planner draws, without what is painted over them."""
+    """Return what a planner draws, organs without what is painted over them."""
+    lung = trunk["lung"]
     kidneys = (organs["Kidney_L"].grown(3), organs["Kidney_R"].grown(3))
     stomach, duodenum = bowel["Stomach"].grown(2), bowel["Duodenum"].grown(1.5)
     liver = organs["Liver"] - lung.grown(2.5) - kidneys[1] - organs["gallbladder"]
+    drawn_vessels = ("V_Portal", "A_Hepatic", "A_Aorta", "V_Venacava_I", "BileDuct_Common")
     return {
         "Liver": liver - stomach - duodenum - bowel["colon"].grown(1.5),
         "Duodenum": bowel["Duodenum"] - stomach,
@@ -311,6 +336,9 @@ def _contoured(
         "Kidney_R": organs["Kidney_R"],
         "Spleen": organs["Spleen"] - lung.grown(2.5) - kidneys[0] - stomach,
         "Pancreas": organs["Pancreas"] - duodenum - stomach,
+        "SpinalCanal": trunk["canal"],
+        **{name: vessels[name] for name in drawn_vessels},
+        "External": trunk["body"],
     }
 
 
@@ -320,7 +348,10 @@ def _sinus(side: int, z: float) -> Solid:
 
 
 def _organ_layers(
-    organs: Mapping[str, Solid], bowel: Mapping[str, Solid], rng: np.random.Generator
+    organs: Mapping[str, Solid],
+    bowel: Mapping[str, Solid],
+    rng: np.random.Generator,
+    detail: np.random.Generator | None,
 ) -> list[Layer]:
     strands = [
         Layer("vein", tube([as_point(p), as_point(p + rng.normal(0, 14, 3))], [1.6, 1.0]))
@@ -331,9 +362,11 @@ def _organ_layers(
     ]
     return [
         *strands,
+        *(fat_detail(detail) if detail else ()),
         *adrenals,
         Layer("pancreas", organs["Pancreas"]),
         Layer("liver", organs["Liver"]),
+        *(liver_detail(detail, organs["Liver"]) if detail else ()),
         Layer("spleen", organs["Spleen"]),
         Layer("kidney", organs["Kidney_L"], (("fat", 3.0),), (("medulla", 7.0),)),
         Layer("kidney", organs["Kidney_R"], (("fat", 3.0),), (("medulla", 7.0),)),

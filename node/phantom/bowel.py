@@ -17,6 +17,9 @@ from node.phantom.solids import (
     tube,
 )
 
+GAS_LEVEL_MM = 20.0
+"""How far the level in the stomach falls when there is twice as much gas."""
+
 
 def make_bowel(rng: np.random.Generator, cavity: Solid) -> dict[str, Solid]:
     """Return `Stomach`, `Duodenum`, `colon` and `jejunum`, walls included."""
@@ -75,7 +78,7 @@ def bowel_layers(bowel: Mapping[str, Solid]) -> tuple[Layer, ...]:
 
 
 def bowel_gas(
-    rng: np.random.Generator, bowel: Mapping[str, Solid], *, up: int
+    rng: np.random.Generator, bowel: Mapping[str, Solid], *, up: int, amount: float = 1.0
 ) -> tuple[Layer, ...]:
     """Return the gas: levels and bubbles differ from day to day.
 
@@ -83,17 +86,19 @@ def bowel_gas(
         rng: The day.
         bowel: From `make_bowel`.
         up: Where gas rises to along y: -1 for a patient on the back, 1 for one on the front.
+        amount: How much gas there is, relative to the plain patient.
     """
     duodenum, colon = bowel["Duodenum"].grown(-3.0), bowel["colon"].grown(-2.5)
     level = float(rng.uniform(-58, -38) if up < 0 else rng.uniform(-45, -30))
+    level -= up * (amount - 1) * GAS_LEVEL_MM
     above = half_space((0, float(up), 0), up * level)
     bubbles = [
-        ellipsoid(as_point(centre + rng.normal(0, 5, 3)), as_point(rng.uniform(5, 12, 3)))
+        ellipsoid(as_point(centre + rng.normal(0, 5, 3)), as_point(amount * rng.uniform(5, 12, 3)))
         for centre in np.array([(-42, -40, -20), (-55, -10, -40), (-52, 2, -72), (10, 6, -92)])
         if rng.uniform() < 0.75
     ]
     wind = [
-        ellipsoid(as_point(centre + rng.normal(0, 8, 3)), as_point(rng.uniform(8, 18, 3)))
+        ellipsoid(as_point(centre + rng.normal(0, 8, 3)), as_point(amount * rng.uniform(8, 18, 3)))
         for centre in np.array([(-90, -25, -68), (-45, -62, -74), (20, -66, -80), (88, -40, -50)])
     ]
     return (

@@ -12,11 +12,13 @@ from node.phantom.options import (
     CT_AXES,
     CT_GRIDS,
     MR_AXES,
+    MR_CONTRASTS,
     MR_GRIDS,
     MrGridSize,
     PhantomOptions,
     Vector,
 )
+from node.phantom.variety import Variety
 
 DOSE_SPACING_MM = 3.0
 
@@ -26,16 +28,20 @@ PLANNING_CENTRE_MM = (0.0, 0.0, 0.0)
 MR_CENTRE_MM = (-8.0, -3.0, 7.0)
 """Centre of the MR volume, told in the CT's frame; the hilum lies near it."""
 
+MISS_MM = 45.0
+"""An MR that misses the target begins this far above the hilum."""
+
 
 def ct_geometry(options: PhantomOptions, frame_uid: str) -> Geometry:
     """Return the planning CT's grid; rows and columns follow the patient position."""
     size = CT_GRIDS[options.size]
+    shape, spacing = size.shape, size.spacing_mm
+    if options.variety:
+        thickness = options.variety.ct_slice_mm
+        shape = (round(shape[0] * spacing[0] / thickness), *shape[1:])
+        spacing = (thickness, *spacing[1:])
     return _centred(
-        frame_uid,
-        CT_AXES[options.patient_position],
-        size.shape,
-        size.spacing_mm,
-        PLANNING_CENTRE_MM,
+        frame_uid, CT_AXES[options.patient_position], shape, spacing, PLANNING_CENTRE_MM
     )
 
 
@@ -51,15 +57,27 @@ def dose_geometry(ct: Geometry) -> Geometry:
 
 def mr_geometry(options: PhantomOptions, contrast: str, ct_from_mr: RigidTransform) -> Geometry:
     """Return the grid of one MR series in the MR's own frame of reference."""
-    size = MR_GRIDS[options.size][contrast]
+    size, middle = MR_GRIDS[options.size][contrast], MR_CENTRE_MM
+    if options.variety:
+        size, middle = _varied(size, contrast, options.variety)
     row, column = MR_AXES[options.mr_plane]
-    centre = _vector(ct_from_mr.inverse().apply(MR_CENTRE_MM)[0])
+    centre = _vector(ct_from_mr.inverse().apply(middle)[0])
     # scanners place slices at rounded table positions
     x, y, z = (round(v, 1) for v in centre)
     spacing = (size.slice_mm, size.pixel_mm, size.pixel_mm)
     return _centred(
         ct_from_mr.from_frame_uid, (row, column), _mr_shape(size, row, column), spacing, (x, y, z)
     )
+
+
+def _varied(size: MrGridSize, contrast: str, variety: Variety) -> tuple[MrGridSize, Vector]:
+    """Return the grid of a case of the kit, and its centre in the CT's frame."""
+    slice_mm = variety.mr_slice_mm[min(MR_CONTRASTS.index(contrast), 2)]
+    extent = _vector(np.multiply(size.extent_mm, variety.mr_field))
+    middle = _vector(np.add(MR_CENTRE_MM, variety.mr_offset_mm))
+    if variety.flaw == "misses":
+        middle = (middle[0], middle[1], extent[2] / 2 + MISS_MM)
+    return MrGridSize(slice_mm, size.pixel_mm, extent), middle
 
 
 def _mr_shape(size: MrGridSize, row: Vector, column: Vector) -> tuple[int, int, int]:

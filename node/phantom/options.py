@@ -4,7 +4,11 @@ Holds choices only; the anatomy is in `anatomy`, the DICOM in `objects` and `rad
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
+
+import numpy as np
+
+from node.phantom.variety import Variety, draw_variety
 
 Size = Literal["tiny", "small", "full"]
 PatientPosition = Literal["HFS", "HFP", "FFS", "FFP"]
@@ -36,6 +40,8 @@ class PhantomOptions:
         noise: Factor on the noise of all images.
         prescription_gy: Prescribed dose, with `fractions`.
         ct_date: Of CT, structure set, plan and dose, YYYYMMDD; `mr_date` likewise.
+        variety: What else is varied, as in a case of the commissioning kit; None: nothing. With it
+            `breathing_mm` is the descent of the liver's dome.
     """
 
     seed: int = 1
@@ -55,6 +61,35 @@ class PhantomOptions:
     fractions: int = 5
     ct_date: str = "20250311"
     mr_date: str = "20250304"
+    variety: Variety | None = None
+
+    @classmethod
+    def for_seed(cls, seed: int, *, hard: bool = False, small: bool = False) -> Self:
+        """Return the case of the commissioning kit that a seed stands for.
+
+        Args:
+            seed: Which case.
+            hard: Draw from the hard ranges; one case in four then has a useless MR.
+            small: The small grids instead of those of full size.
+        """
+        rng = np.random.default_rng([seed, 71, int(hard)])
+        variety = draw_variety(seed, is_hard=hard)
+        breathing = rng.uniform(9.0, 18.0) if hard else rng.uniform(4.0, 11.0)
+        turn = (3.0, 3.0, 4.0) if hard else (1.8, 1.8, 2.4)
+        planes: tuple[MrPlane, ...] = ("axial", "oblique", "coronal")
+        return cls(
+            seed=seed,
+            size="small" if small else "full",
+            mr_plane=planes[int(rng.choice(3, p=(0.5, 0.3, 0.2) if hard else (0.8, 0.2, 0.0)))],
+            mr_rotation_deg=_rounded(np.clip(rng.normal(0, turn), -8, 8)),
+            mr_translation_mm=_rounded(rng.uniform((-30, -30, -60), (30, 30, 60))),
+            contrasts=MR_CONTRASTS,
+            node_diameter_mm=round(float(rng.uniform(15.0, 29.0)), 1),
+            drawn_dsc=round(float(rng.uniform(0.68, 0.8) if hard else rng.uniform(0.74, 0.84)), 3),
+            breathing_mm=round(float(breathing * rng.choice((-1, 1), p=(0.3, 0.7))), 2),
+            noise=round(float(rng.uniform(0.9, 2.0) if hard else rng.uniform(0.7, 1.4)), 2),
+            variety=variety,
+        )
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.contrasts if name not in MR_CONTRASTS]
@@ -73,6 +108,8 @@ class PhantomOptions:
             raise ValueError("drawn_dsc must lie between 0.6 and 0.9")
         if self.node_diameter_mm and not 8.0 <= self.node_diameter_mm <= 32.0:
             raise ValueError("node_diameter_mm must lie between 8 and 32, or be 0")
+        if self.variety and not self.node_diameter_mm:
+            raise ValueError("node_diameter_mm must be told where there is a variety")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +172,8 @@ MR_GRIDS: dict[str, dict[str, MrGridSize]] = {
     },
 }
 """Extents along x, y and z of the MR's frame; sagittal and coronal slices cover the same volume."""
+
+
+def _rounded(values: object) -> Vector:
+    x, y, z = (round(float(v), 2) for v in np.asarray(values))
+    return x, y, z

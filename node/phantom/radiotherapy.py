@@ -36,6 +36,7 @@ DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """Retired SOP class that structure sets still name for their study (PS3.3 C.8.8.5)."""
 
 TARGET_NAME = "GTVn"
+TRUE_TARGET_NAME = "GTVn_true"
 
 SECTION_STEPS_MM = (1.0, 2.0)
 """Rasters for narrow and for wide solids, on which sections are traced; corners lie in between.
@@ -146,19 +147,18 @@ def structure_set(
     series: Series,
     ct_instances: tuple[Dataset, ...],
     ct: Geometry,
-    drawn: Solid,
-    organs: Mapping[str, Solid],
+    named: Mapping[str, Solid],
+    label: str = "PLANNING",
 ) -> Dataset:
-    """Return the RT Structure Set: the drawn target first, then the organs on the CT."""
+    """Return the RT Structure Set of named solids on the CT, in this order."""
     ds = new_instance(RTStructureSetStorage, series, 1)
     ds.OperatorsName = ""
     ds.FrameOfReferenceUID = ct.frame_of_reference_uid
     ds.PositionReferenceIndicator = ""
-    ds.StructureSetLabel = "PLANNING"
+    ds.StructureSetLabel = label
     ds.StructureSetDate, ds.StructureSetTime = series.date, series.time
     ds.ReferencedFrameOfReferenceSequence = sequence_of(_referenced_frame(ct_instances))
     rois, contours, observations = [], [], []
-    named = {TARGET_NAME: drawn, **organs}
     for number, (name, solid) in enumerate(named.items(), start=1):
         polygons = sections(solid, ct)
         if not polygons:  # outside a short CT
@@ -232,10 +232,10 @@ def _observation(number: int, name: str) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
-    kinds = {TARGET_NAME: "GTV", "External": "EXTERNAL"}
+    kinds = {TARGET_NAME: "GTV", TRUE_TARGET_NAME: "GTV", "External": "EXTERNAL"}
     item.RTROIInterpretedType = kinds.get(name, "ORGAN")
     item.ROIInterpreter = ""
-    if name == TARGET_NAME:
+    if kinds.get(name) == "GTV":
         item.RTROIIdentificationCodeSequence = sequence_of(code_item("130051", "DCM", "GTV Nodal"))
     return item
 

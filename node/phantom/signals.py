@@ -1,9 +1,7 @@
-"""How the tissues look on CT and MR, and how an image is formed from the anatomy.
+"""How an image is formed from the anatomy: painting with partial volume, then what scanners add.
 
-CT is portal-venous, in HU. T1 is a fat-suppressed gradient echo in the portal-venous phase, T2 a
-single-shot spin echo, DWI b = 800 s/mm2, ADC in 1e-6 mm2/s; MR signals are arbitrary units. The
-order of brightness follows general radiology, the numbers are ours. No k-space is simulated: no
-chemical shift, no distortion, no ringing.
+How tissues look is in `look`, where the patient lies in `motion`. No k-space is simulated: no
+chemical shift, no ringing.
 """
 
 from collections.abc import Sequence
@@ -14,62 +12,19 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from handlers.geometry import Geometry
+from node.phantom.look import Look
+from node.phantom.motion import Warp
 from node.phantom.solids import FAR_MM, Array, Layer, Solid
-
-LATTICE_MM = 3.0
-"""Spacing of the lattice that holds the texture of the tissues."""
 
 VOXELS_PER_SLAB = 300_000
 """About how much is painted at once: bounds the memory, changes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tissue:
-    """Mean signals, and the relative strength of texture (standard deviation)."""
+SAMPLE_MM = 6.0
+"""Distance of the voxels by which the part of a warped grid is found that a solid reaches."""
 
-    hu: float
-    t1: float
-    t2: float
-    dwi: float
-    adc: float
-    texture: float = 0.03
-
-
-TISSUES: dict[str, Tissue] = {
-    "air": Tissue(-1000, 2, 2, 1, 0, 0.0),
-    "gas": Tissue(-960, 4, 4, 2, 0, 0.0),
-    "lung": Tissue(-810, 40, 35, 6, 0, 0.25),
-    "skin": Tissue(20, 150, 160, 25, 600),
-    "fat": Tissue(-103, 75, 560, 14, 150, 0.10),
-    "muscle": Tissue(62, 230, 115, 62, 1350, 0.08),
-    "rib": Tissue(320, 70, 120, 12, 300, 0.15),
-    "cortical": Tissue(480, 45, 50, 6, 200, 0.15),
-    "marrow": Tissue(190, 190, 300, 45, 450, 0.12),
-    "disc": Tissue(85, 140, 330, 60, 1500, 0.06),
-    "csf": Tissue(18, 70, 950, 12, 3000),
-    "cord": Tissue(42, 210, 340, 230, 950),
-    "liver": Tissue(112, 430, 175, 95, 1300, 0.05),
-    "spleen": Tissue(122, 440, 330, 330, 820, 0.04),
-    "kidney": Tissue(188, 640, 390, 190, 1950, 0.04),
-    "medulla": Tissue(150, 520, 470, 160, 2050, 0.06),
-    "pancreas": Tissue(98, 380, 270, 120, 1500, 0.12),
-    "gallbladder_wall": Tissue(80, 320, 240, 80, 1500),
-    "bile": Tissue(8, 95, 980, 40, 3000, 0.02),
-    "stomach_wall": Tissue(80, 400, 240, 110, 1400, 0.06),
-    "bowel_wall": Tissue(82, 400, 250, 120, 1400, 0.06),
-    "fluid": Tissue(14, 90, 900, 55, 2700, 0.06),
-    "stool": Tissue(15, 260, 190, 40, 1500, 0.5),
-    "heart": Tissue(130, 560, 90, 30, 1600, 0.05),
-    "aorta": Tissue(158, 700, 22, 6, 300, 0.02),
-    "artery": Tissue(152, 640, 28, 8, 300, 0.02),
-    "vena_cava": Tissue(138, 650, 45, 8, 300, 0.04),
-    "vein": Tissue(150, 690, 40, 8, 300, 0.02),
-    "portal_vein": Tissue(158, 740, 34, 7, 300, 0.02),
-    "node": Tissue(88, 330, 345, 420, 920, 0.06),
-}
-
-CT_TEXTURE_HU = 120.0
-"""HU to which the relative texture of a tissue applies: CT shows little of it."""
+SAMPLE_MARGIN_MM = 12.0
+"""No voxel lies farther from the nearest of these: half a cell's diagonal, stretched twice."""
 
 CT_NOISE_HU = 11.0
 MR_NOISE = {"T1": 14.0, "T2": 16.0, "DWI": 10.0}
@@ -77,37 +32,14 @@ ADC_NOISE = 9000.0
 """Noise of the ADC is this over the DWI signal: unreliable where little signal is left."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Texture:
-    """Smooth noise at several scales, fixed to the patient; mean 0, standard deviation 1."""
-
-    lattice: npt.NDArray[np.float32]
-
-    def at(self, x: Array, y: Array, z: Array) -> Array:
-        """Return the texture at LPS points in mm; the arrays broadcast."""
-        where = np.stack(np.broadcast_arrays(x, y, z)) / np.float32(LATTICE_MM)
-        values = ndimage.map_coordinates(self.lattice, where, order=1, mode="grid-wrap")
-        return np.asarray(values, dtype=np.float32)
-
-
-def make_texture(seed: int) -> Texture:
-    """Return the texture of a patient; it repeats after 192 mm."""
-    rng = np.random.default_rng([seed, 21])
-    total = np.zeros((64, 64, 64))
-    for scale, weight in ((0.8, 0.7), (2.0, 0.6), (5.0, 0.4)):
-        octave = ndimage.gaussian_filter(rng.standard_normal(total.shape), scale, mode="wrap")
-        total += weight * octave / octave.std()
-    return Texture(((total - total.mean()) / total.std()).astype(np.float32))
-
-
 def paint(
     layers: Sequence[Layer],
     geometry: Geometry,
-    texture: Texture,
+    look: Look,
     channels: Sequence[str],
     *,
     sub_slices: int,
-    breathing_mm: float = 0.0,
+    warps: Sequence[Warp] = (),
 ) -> npt.NDArray[np.float32]:
     """Return the noiseless signals on a grid.
 
@@ -115,12 +47,12 @@ def paint(
     partial volume effect.
 
     Args:
-        layers: Tissues in the order of painting.
-        geometry: The grid, in the patient's own frame (that of the anatomy).
-        texture: Texture of the tissues.
+        layers: Tissues in the order of painting; the first is the skin, which holds all others.
+        geometry: The grid, placed rigidly in the patient's own frame.
+        look: How the tissues look.
         channels: Fields of `Tissue`, for instance `hu`.
         sub_slices: Planes per slice.
-        breathing_mm: How much lower the front of the abdomen lies.
+        warps: Lead from the grid's points to those of the anatomy, in this order.
 
     Returns:
         Shape (channels, slices, rows, columns).
@@ -131,7 +63,7 @@ def paint(
     for first in range(0, slices, step):
         count = min(step, slices - first)
         slab = _fine_slab(geometry, first, count, sub_slices)
-        fine = _paint_slab(layers, slab, texture, channels, breathing_mm)
+        fine = _paint_slab(layers, slab, look, channels, warps)
         fine = fine.reshape(len(channels), count, sub_slices, rows, columns)
         signals[:, first : first + count] = fine.mean(axis=2)
     return signals
@@ -149,38 +81,102 @@ def _fine_slab(geometry: Geometry, first: int, count: int, sub_slices: int) -> G
 def _paint_slab(
     layers: Sequence[Layer],
     slab: Geometry,
-    texture: Texture,
+    look: Look,
     channels: Sequence[str],
-    breathing_mm: float,
+    warps: Sequence[Warp],
 ) -> npt.NDArray[np.float32]:
-    x, y, z = coordinates(slab)
-    if breathing_mm:
-        front = 1 - np.tanh((y - np.float32(25)) / np.float32(20))
-        z = np.asarray(z + np.float32(breathing_mm / 2) * front, dtype=np.float32)
-    grain = texture.at(x, y, z)
-    edge_mm = np.float32(min(slab.spacing_mm[1:]))
-    air = [getattr(TISSUES["air"], channel) for channel in channels]
+    """Return the signals on a slab; nothing is worked out outside the box of the first layer."""
+    air = [getattr(look.tissues["air"], channel) for channel in channels]
     signals = np.empty((len(channels), *slab.shape), dtype=np.float32)
     signals[:] = np.array(air, dtype=np.float32).reshape(-1, 1, 1, 1)
+    edge_mm = min(slab.spacing_mm[1:])
+    reach_mm = edge_mm + sum(warp.largest_mm for warp in warps)
+    body = block_around(layers[0].solid, slab, reach_mm)
+    if body is not None:
+        start, stop = ([getattr(s, end) for s in body] for end in ("start", "stop"))
+        shape = tuple(int(n) for n in np.subtract(stop, start))
+        part = slab.crop((start[0], start[1], start[2]), (shape[0], shape[1], shape[2]))
+        for n, painted in enumerate(_paint_body(layers, part, look, channels, warps)):
+            signals[n][body] = painted
+    return signals
+
+
+def _paint_body(
+    layers: Sequence[Layer],
+    grid: Geometry,
+    look: Look,
+    channels: Sequence[str],
+    warps: Sequence[Warp],
+) -> npt.NDArray[np.float32]:
+    x, y, z = coordinates(grid)
+    for warp in warps:
+        x, y, z = warp.before(x, y, z)
+    fields = look.fields(channels, x, y, z)
+    edge_mm = np.float32(min(grid.spacing_mm[1:]))
+    signals = np.empty((len(channels), *grid.shape), dtype=np.float32)
+    for n, channel in enumerate(channels):
+        signals[n] = getattr(look.tissues["air"], channel)
+    sample = _Sample.of(grid, x, y, z) if warps else None
     for layer in layers:
-        rim_mm = max(begins_mm for _, begins_mm in layer.coats)
-        block = block_around(layer.solid, slab, rim_mm + float(edge_mm) + abs(breathing_mm))
+        margin_mm = max(begins_mm for _, begins_mm in layer.coats) + float(edge_mm)
+        if sample:
+            block = sample.block_around(layer.solid, margin_mm)
+        else:
+            block = block_around(layer.solid, grid, margin_mm)
         if block is None:
             continue
         distance = layer.solid.distance(*(_part(axis, block) for axis in (x, y, z)))
         for tissue, begins_mm in layer.coats:
             cover = np.clip(np.float32(0.5) - (distance - np.float32(begins_mm)) / edge_mm, 0, 1)
-            if cover.any():
-                for n, channel in enumerate(channels):
-                    part = signals[n][block]
-                    part += cover * (_own_signal(tissue, channel, grain[block]) - part)
+            if not cover.any():
+                continue
+            for n, (channel, (grain, sheet)) in enumerate(zip(channels, fields, strict=True)):
+                part = signals[n][block]
+                inside = sheet if sheet is None else sheet[block]
+                part += cover * (look.signal(tissue, channel, grain[block], inside) - part)
     return signals
 
 
-def _own_signal(tissue: str, channel: str, grain: Array) -> Array:
-    mean = np.float32(getattr(TISSUES[tissue], channel))
-    scale = np.float32(CT_TEXTURE_HU if channel == "hu" else mean)
-    return np.asarray(mean + scale * np.float32(TISSUES[tissue].texture) * grain, dtype=np.float32)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sample:
+    """Some voxels of a warped grid, close enough to tell where a solid may lie.
+
+    Attributes:
+        indices: Which slices, rows and columns were taken.
+        points: Where these voxels lie in the space of the solids, shape (3, ...).
+    """
+
+    indices: tuple[npt.NDArray[np.int64], ...]
+    points: Array
+
+    @classmethod
+    def of(cls, grid: Geometry, x: Array, y: Array, z: Array) -> "_Sample":
+        indices = tuple(
+            np.unique(np.append(np.arange(0, size, max(1, int(SAMPLE_MM / step_mm))), size - 1))
+            for size, step_mm in zip(grid.shape, grid.spacing_mm, strict=True)
+        )
+        whole = np.broadcast_arrays(x, y, z)
+        return cls(indices, np.stack([axis[np.ix_(*indices)] for axis in whole]))
+
+    def block_around(self, solid: Solid, margin_mm: float) -> tuple[slice, slice, slice] | None:
+        """Return the part of the grid that the solid's box may reach, or None."""
+        margin_mm += SAMPLE_MARGIN_MM
+        inside: npt.NDArray[np.bool_] | None = None
+        for axis, low, high in zip(self.points, solid.lowest, solid.highest, strict=True):
+            if low <= -FAR_MM and high >= FAR_MM:
+                continue
+            within = (axis > low - margin_mm) & (axis < high + margin_mm)
+            inside = within if inside is None else inside & within
+            if not inside.any():
+                return None
+        if inside is None:
+            inside = np.ones(self.points.shape[1:], dtype=bool)
+        found = []
+        for n, taken in enumerate(self.indices):
+            hits = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != n)))
+            first, last = max(hits[0] - 1, 0), min(hits[-1] + 1, len(taken) - 1)
+            found.append(slice(int(taken[first]), int(taken[last]) + 1))
+        return found[0], found[1], found[2]
 
 
 def coordinates(geometry: Geometry) -> tuple[Array, Array, Array]:

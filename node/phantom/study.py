@@ -4,6 +4,7 @@ Everything follows from the options: the same options give the same bytes. The t
 needs (pose of the MR, the node as it is) comes with the objects.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,18 +12,20 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from handlers.geometry import Geometry, RigidTransform
+from handlers.geometry import Geometry, Points, RigidTransform
 from handlers.values import Mask
-from node.phantom import grids, objects, radiotherapy, signals
-from node.phantom.anatomy import Anatomy, make_anatomy
+from node.phantom import artefacts, grids, objects, radiotherapy, signals
+from node.phantom.anatomy import Anatomy
 from node.phantom.options import MR_CONTRASTS, PhantomOptions
+from node.phantom.patient import Patient, make_patient
 from node.phantom.solids import Solid, as_point
 
 MEAN_MARGIN_BRACKET_MM = (0.0, 8.0)
 """Between these the margin is sought that gives the drawn target its Dice coefficient."""
 
-CT_SUB_SLICES = 2
-MR_SUB_SLICES = 2
+FEWEST_PLANES = 2
+PLANE_MM = 2.0
+"""A slice is the mean of planes about this far apart, but of no fewer than that."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,9 +38,13 @@ class PhantomStudy:
         structure_set: The drawn target `GTVn` and the organs.
         dose: RT Dose, or None.
         plan: RT Plan, or None.
-        ct_from_mr: The true pose: sends points of the MR's frame to the CT's.
+        ct_from_mr: The true pose: sends points of the MR's frame to the CT's, exactly so where
+            nothing breathes; `mr_points` is the whole truth.
         true_target: The node as it is, on the CT grid.
         target_centre_mm: The node's centre, LPS mm in the CT's frame.
+        options: What was asked for.
+        patient: The patient, of whom every point can be asked for.
+        drawn: The target as drawn.
     """
 
     ct: tuple[Dataset, ...]
@@ -48,6 +55,34 @@ class PhantomStudy:
     ct_from_mr: RigidTransform
     true_target: Mask
     target_centre_mm: tuple[float, float, float]
+    options: PhantomOptions
+    patient: Patient
+    drawn: Solid
+
+    def mr_points(self, ct_points: npt.ArrayLike, contrast: str = "T1") -> Points:
+        """Return where an MR series shows points of the CT: the exact truth.
+
+        Breathing, the series' own breath hold and, in DWI and ADC, the distortion are in it.
+
+        Args:
+            ct_points: LPS mm in the CT's frame, shape (n, 3).
+            contrast: One of `MR_CONTRASTS`.
+
+        Returns:
+            LPS mm in the MR's frame, shape (n, 3), exact to far less than 0.001 mm.
+        """
+        return self.ct_from_mr.inverse().apply(self.patient.seen_in_mr(ct_points, contrast))
+
+    def true_structure_set(self) -> Dataset:
+        """Return an RT Structure Set of the node as it is: not for sending, for whoever judges."""
+        series = _planning_series(self.options, repr(self.options), "RTSTRUCT", 21)
+        return radiotherapy.structure_set(
+            series,
+            self.ct,
+            self.true_target.geometry,
+            {radiotherapy.TRUE_TARGET_NAME: self.patient.in_ct(self.patient.anatomy.node)},
+            label="TRUTH",
+        )
 
     def instances(self) -> Iterator[Dataset]:
         """Yield all objects: the CT, the earlier MR, then what the planning system exports."""
@@ -64,43 +99,47 @@ def make_study(options: PhantomOptions) -> PhantomStudy:
     """Return the synthetic patient that the options describe.
 
     Raises:
-        ValueError: No margin gives the drawn target the wanted Dice coefficient.
+        ValueError: No margin gives the plain patient the wanted Dice coefficient.
     """
     key = repr(options)
-    anatomy = make_anatomy(
-        options.seed,
-        node_diameter_mm=options.node_diameter_mm,
-        is_prone=options.patient_position.endswith("P"),
-    )
-    texture = signals.make_texture(options.seed)
     ct_grid = grids.ct_geometry(options, objects.derived_uid(key, "frame CT"))
     ct_from_mr = _pose(options, key, ct_grid)
-    ct = _ct(options, key, ct_grid, anatomy, texture)
-    drawn = draw_target(anatomy, options.seed, options.drawn_dsc)
+    patient = make_patient(options, ct_from_mr)
+    ct = _ct(options, key, ct_grid, patient)
+    drawn = patient.in_ct(_drawn(options, patient.anatomy))
+    organs = {name: patient.in_ct(organ) for name, organ in patient.anatomy.organs.items()}
     structures = radiotherapy.structure_set(
-        _planning_series(options, key, "RTSTRUCT", 11), ct, ct_grid, drawn, anatomy.organs
+        _planning_series(options, key, "RTSTRUCT", 11),
+        ct,
+        ct_grid,
+        {radiotherapy.TARGET_NAME: drawn, **organs},
     )
     plan, dose = None, None
     if options.with_dose:
-        plan, dose = _plan_and_dose(options, key, ct_grid, structures, drawn, anatomy)
+        plan, dose = _plan_and_dose(options, key, ct_grid, structures, drawn, patient)
+    node = patient.in_ct(patient.anatomy.node)
     return PhantomStudy(
         ct=ct,
-        mr=_mr(options, key, ct_from_mr, anatomy, texture),
+        mr=_mr(options, key, ct_from_mr, patient),
         structure_set=structures,
         dose=dose,
         plan=plan,
         ct_from_mr=ct_from_mr,
-        true_target=Mask(ct_grid, signals.voxels_inside(anatomy.node, ct_grid)),
-        target_centre_mm=anatomy.centre,
+        true_target=Mask(ct_grid, signals.voxels_inside(node, ct_grid)),
+        target_centre_mm=patient.centre,
+        options=options,
+        patient=patient,
+        drawn=drawn,
     )
 
 
-def draw_target(anatomy: Anatomy, seed: int, dsc: float) -> Solid:
+def _drawn(options: PhantomOptions, anatomy: Anatomy) -> Solid:
     """Return what a planner drew: the node with a margin, shifted onto portal vein and artery.
 
-    The margin is the larger of the two that give the wanted Dice coefficient with the node.
+    The margin is the larger of the two that give the wanted Dice coefficient with the node; in a
+    case of the kit, whose nodes can be small and ragged, it may be the best there is.
     """
-    rng = np.random.default_rng([seed, 31])
+    rng = np.random.default_rng([options.seed, 31])
     shift = np.array(anatomy.towards_vein) * rng.uniform(1.7, 2.3) + rng.normal(0, 0.3, 3)
     waves = [(float(a), float(b), float(c)) for a, b, c in rng.normal(0, 0.12, (3, 3))]
     shape = anatomy.node_core.moved(as_point(shift)).rippled(0.8, waves)
@@ -108,16 +147,21 @@ def draw_target(anatomy: Anatomy, seed: int, dsc: float) -> Solid:
     axes = [np.arange(a, b, 1.0, dtype=np.float32) for a, b in zip(low, high, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     node, distance = anatomy.node.distance(x, y, z) < 0, shape.distance(x, y, z)
-
-    def overlap(margin: float) -> float:
-        drawn = distance < margin
-        return float(2 * np.count_nonzero(node & drawn) / (node.sum() + drawn.sum()))
-
     margins = np.arange(*MEAN_MARGIN_BRACKET_MM, 0.05)
-    found = [margin for margin in margins if overlap(float(margin)) >= dsc]
-    if not found:
-        raise ValueError(f"no margin gives a Dice coefficient of {dsc}")
-    return shape.grown(float(found[-1]))
+    overlaps = np.array([_dice(node, distance < margin) for margin in margins])
+    found = np.flatnonzero(overlaps >= options.drawn_dsc)
+    if found.size:
+        return shape.grown(float(margins[found[-1]]))
+    if options.variety is None:
+        raise ValueError(
+            f"no margin gives a Dice coefficient of {options.drawn_dsc}: {overlaps.max():.3f} "
+            "at most"
+        )
+    return shape.grown(float(margins[int(np.argmax(overlaps))]))
+
+
+def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    return float(2 * np.count_nonzero(one & other) / (one.sum() + other.sum()))
 
 
 def _pose(options: PhantomOptions, key: str, ct_grid: Geometry) -> RigidTransform:
@@ -131,15 +175,17 @@ def _pose(options: PhantomOptions, key: str, ct_grid: Geometry) -> RigidTransfor
     )
 
 
-def _ct(
-    options: PhantomOptions,
-    key: str,
-    grid: Geometry,
-    anatomy: Anatomy,
-    texture: signals.Texture,
-) -> tuple[Dataset, ...]:
-    layers = (*anatomy.layers, *anatomy.ct_gas)
-    hu = signals.paint(layers, grid, texture, ["hu"], sub_slices=CT_SUB_SLICES)[0]
+def _ct(options: PhantomOptions, key: str, grid: Geometry, patient: Patient) -> tuple[Dataset, ...]:
+    (hu,) = signals.paint(
+        (*patient.anatomy.layers, *patient.anatomy.ct_gas),
+        grid,
+        patient.look,
+        ["hu"],
+        sub_slices=_planes(grid),
+        warps=patient.ct_warps,
+    )
+    if options.variety:
+        hu = artefacts.with_kernel(hu, grid)
     noisy = signals.with_ct_noise(hu, np.random.default_rng([options.seed, 41]), options.noise)
     series = objects.Series(
         key=key,
@@ -158,13 +204,12 @@ def _mr(
     options: PhantomOptions,
     key: str,
     ct_from_mr: RigidTransform,
-    anatomy: Anatomy,
-    texture: signals.Texture,
+    patient: Patient,
 ) -> dict[str, tuple[Dataset, ...]]:
     series_by_contrast = {}
     for number, contrast in enumerate(options.contrasts, start=1):
         grid = grids.mr_geometry(options, contrast, ct_from_mr)
-        signal = _mr_signal(options, contrast, grid, ct_from_mr, anatomy, texture)
+        signal = _mr_signal(options, contrast, grid, ct_from_mr, patient)
         series = objects.Series(
             key=key,
             patient_id=_patient_id(options),
@@ -184,8 +229,7 @@ def _mr_signal(
     contrast: str,
     grid: Geometry,
     ct_from_mr: RigidTransform,
-    anatomy: Anatomy,
-    texture: signals.Texture,
+    patient: Patient,
 ) -> npt.NDArray[np.float32]:
     """Return the signal on a grid of the MR's frame: the patient is looked at where it lies."""
     in_patient = Geometry(
@@ -193,18 +237,26 @@ def _mr_signal(
     )
     channels = ["adc", "dwi"] if contrast == "ADC" else [contrast.lower()]
     painted = signals.paint(
-        (*anatomy.layers, *anatomy.mr_gas),
+        (*patient.anatomy.layers, *patient.anatomy.mr_gas),
         in_patient,
-        texture,
+        patient.look,
         channels,
-        sub_slices=MR_SUB_SLICES,
-        breathing_mm=options.breathing_mm,
+        sub_slices=_planes(grid),
+        warps=patient.mr_warps(contrast),
     )
     rng = np.random.default_rng([options.seed, 51, MR_CONTRASTS.index(contrast)])
+    noise, bias = options.noise, artefacts.PLAIN_BIAS
+    if options.variety:
+        painted = artefacts.with_motion(painted, grid, rng, options.variety)
+        noise, bias = noise * artefacts.noise_factor(options.variety), options.variety.bias
     if contrast == "ADC":
-        return signals.with_adc_noise(painted[0], painted[1], rng, options.noise)
-    sigma = signals.MR_NOISE[contrast] * options.noise
-    return signals.with_rician_noise(signals.with_bias(painted[0], rng), rng, sigma)
+        return signals.with_adc_noise(painted[0], painted[1], rng, noise)
+    sigma = signals.MR_NOISE[contrast] * noise
+    return signals.with_rician_noise(signals.with_bias(painted[0], rng, bias), rng, sigma)
+
+
+def _planes(grid: Geometry) -> int:
+    return max(FEWEST_PLANES, math.ceil(grid.spacing_mm[0] / PLANE_MM))
 
 
 def _plan_and_dose(
@@ -213,16 +265,16 @@ def _plan_and_dose(
     ct_grid: Geometry,
     structures: Dataset,
     drawn: Solid,
-    anatomy: Anatomy,
+    patient: Patient,
 ) -> tuple[Dataset, Dataset]:
     plan = radiotherapy.plan(
-        _planning_series(options, key, "RTPLAN", 12), options, structures, anatomy.centre
+        _planning_series(options, key, "RTPLAN", 12), options, structures, patient.centre
     )
     absorbed = radiotherapy.dose_gy(
         grids.dose_geometry(ct_grid),
         drawn,
-        anatomy.organs["External"],
-        anatomy.centre,
+        patient.in_ct(patient.anatomy.organs["External"]),
+        patient.centre,
         options.prescription_gy,
     )
     series = _planning_series(options, key, "RTDOSE", 13)
@@ -247,4 +299,8 @@ def _planning_series(
 
 
 def _patient_id(options: PhantomOptions) -> str:
-    return f"HILUM-PHANTOM-{options.seed}"
+    if options.variety is None:
+        return f"HILUM-PHANTOM-{options.seed}"
+    # a case of the kit is another patient than the plain one, at every size and difficulty
+    kind = "HARD" if options.variety.is_hard else "KIT"
+    return f"HILUM-{kind}-{options.size.upper()}-{options.seed}"

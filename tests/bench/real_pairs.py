@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from handlers.geometry import Geometry, RigidTransform
 from handlers.registration import RegistrationSettings, register_frame
-from handlers.registration.judgement import box_corners
+from handlers.registration.consensus import box_corners
 from handlers.sampling import resample
 from handlers.values import Image, Mask, Registration
 
