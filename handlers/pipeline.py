@@ -227,8 +227,8 @@ def _daily_positions(
         positions[uid] = position
         if not position.is_frame_shared:
             text = (
-                "CBCT: it lies in a frame of reference of its own, so its shift compares coordinates "
-                "and says nothing of the room"
+                "CBCT: it lies in a frame of reference of its own, so its shift compares "
+                "coordinates and says nothing of the room"
             )
             findings.append(Finding("cbct.frame", Severity.WARNING, text))
     return positions, tuple(findings)

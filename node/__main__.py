@@ -1,4 +1,4 @@
-"""The command line: `hilum serve | process | demo | phantom | doctor | echo | send | cases | ...`.
+"""The command line: `hilum serve | process | demo | phantom | commission | doctor | echo | ...`.
 
 Every command exits 0, 1 when the thing failed, 2 when it was called wrongly; `--json` prints what a
 script can read. No traceback reaches a user.
@@ -196,6 +196,52 @@ def phantom(
     else:
         OUT.print(f"{count} objects in {out / export.STUDY_FOLDER}, the truth in {out / 'truth'}")
         OUT.print(f"the case: {', '.join(features) or 'nothing uncommon'}")
+
+
+@app.command()
+def commission(
+    out: Annotated[Path, typer.Option("--out", help="A new or empty folder for the report.")],
+    cases: Annotated[int, typer.Option(help="Cases of the kit; 0: own pairs only.", min=0)] = 12,
+    seed: Annotated[int, typer.Option(help="The kit's first case.", min=0)] = 1000,
+    own: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder with an own pair: CT, MR, RTSTRUCT, and REG or landmarks (CSV)."),
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="Small grids: a rehearsal.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Commission the registration as AAPM TG-132 asks; write a report to be signed (PDF, CSV)."""
+    from node import commission as commissioning  # likewise
+
+    if cases == 0 and not own:
+        raise typer.BadParameter("name own pairs with --own, or ask for cases of the kit")
+    order = commissioning.Order(
+        cases=cases,
+        seed=seed,
+        own=tuple(own or ()),
+        size="small" if small else "full",
+        config=read_config(config),
+    )
+    try:
+        with _progress(commissioning.steps(order), quiet=as_json) as on_step:
+            verdict = commissioning.commission(order, out, on_step)
+    except commissioning.OrderError as error:
+        _say(error)
+        raise typer.Exit(WRONG_USE) from error
+    if as_json:
+        _print_json(
+            {
+                "outcome": verdict.outcome,
+                "files": [str(path) for path in verdict.files],
+                "not_met": [asdict(row) for row in verdict.not_met],
+            }
+        )
+    else:
+        for line in commissioning.lines(verdict):
+            OUT.print(line)
+    if verdict.outcome != "met":
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -70,11 +70,17 @@ def climb_brightness(
     near = ct.cropped(start.inverse().apply(mr.geometry.corners_mm()), CT_MARGIN_MM)
     random = np.random.default_rng(settings.seed)
     pose = start
-    for sigma_mm, step_mm in list(
-        zip(settings.brightness_sigmas_mm, settings.brightness_steps_mm, strict=True)
-    )[levels]:
+    plan = list(
+        zip(
+            settings.brightness_sigmas_mm,
+            settings.brightness_steps_mm,
+            settings.brightness_iterations,
+            strict=True,
+        )
+    )
+    for sigma_mm, step_mm, count in plan[levels]:
         level = _Level(near, mr, sigma_mm, settings)
-        visited = _descend(level, pose.matrix, step_mm, random, settings)
+        visited = _descend(level, pose.matrix, step_mm, count, random, settings)
         last = visited[-max(1, round(AVERAGED * len(visited))) :]
         pose = mean_pose(
             [RigidTransform(m, start.to_frame_uid, start.from_frame_uid) for m in last], centre_mm
@@ -86,6 +92,7 @@ def _descend(
     level: "_Level",
     matrix: Matrix,
     step_mm: float,
+    count: int,
     random: np.random.Generator,
     settings: RegistrationSettings,
 ) -> list[Matrix]:
@@ -94,7 +101,7 @@ def _descend(
     lengths: list[float] = []
     before = np.zeros(6)
     time = 0.0
-    for _ in range(settings.brightness_iterations):
+    for _ in range(count):
         drive, centre, lever_mm = level.drive(matrix, random, settings.brightness_points)
         length = float(np.linalg.norm(drive))
         if length == 0.0:

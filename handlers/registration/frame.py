@@ -41,9 +41,10 @@ class _Leader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pose:
-    """The pose that counts, and what led to it."""
+    """The pose that counts, that of the whole body before the local shift, and their evidence."""
 
     mr_from_ct: RigidTransform
+    whole: RigidTransform
     opinions: Opinions
     local: LocalShift
     is_local_followed: bool
@@ -85,7 +86,7 @@ def register_frame(
         [t.geometry.points_from_indices(np.argwhere(t.inside)) for t in targets]
     )
     voxel_mm3 = ct.geometry.voxel_volume_mm3
-    radius_mm = (len(points) * voxel_mm3 * 0.75 / np.pi) ** (1 / 3) + settings.local_margin_mm
+    target_mm = (len(points) * voxel_mm3 * 0.75 / np.pi) ** (1 / 3)
     centre_mm = points.mean(axis=0)
     given = _given_poses(ct, mr[0], sent)
     ordered = given[0] if given and settings.use_as_sent else None
@@ -103,7 +104,7 @@ def register_frame(
         opinions,
         ordered,
         centre_mm,
-        min(radius_mm, settings.local_radius_mm),
+        target_mm,
         settings,
     )
     pose = found.mr_from_ct
@@ -113,7 +114,7 @@ def register_frame(
     }
     verdict = judge(quality, LIMITS)
     shifts, notes = _series_shifts(leader, pose, centre_mm, settings)
-    deformed = _deformation(ct_fine, leader.volume, pose, centre_mm, verdict, ordered, settings)
+    deformed = _deformation(ct_fine, leader.volume, found, centre_mm, verdict, settings)
     quality |= {f"deformation_{name}": value for name, value in deformed.figures.items()}
     return Registration(
         ct_from_mr=pose.inverse(),
@@ -197,7 +198,7 @@ def _pose(
     opinions: Opinions,
     ordered: RigidTransform | None,
     centre_mm: Points,
-    radius_mm: float,
+    target_mm: float,
     settings: RegistrationSettings,
 ) -> _Pose:
     """Return the pose of the whole, and at the target what its surroundings agree on."""
@@ -208,6 +209,7 @@ def _pose(
     if ordered is not None:
         whole = ordered
         notes.append("The protocol orders the alignment that was sent; it is judged, not improved.")
+    radius_mm = min(target_mm + settings.local_margin_mm, settings.local_radius_mm)
     local = local_shift(ct, mr, whole, centre_mm, radius_mm, settings)
     length_mm = float(np.linalg.norm(local.shift_mm))
     is_followed = (
@@ -215,13 +217,21 @@ def _pose(
         and local.apart_mm <= settings.local_agreement_mm
         and length_mm <= settings.largest_local_shift_mm
     )
+    pose = whole
     if is_followed:
-        whole = shifted(whole, local.shift_mm)
+        pose = shifted(whole, local.shift_mm)
         notes.append(
             f"Around the target the MR was moved by {length_mm:.1f} mm more than the whole body: "
             f"three measures agree within {local.apart_mm:.1f} mm."
         )
-    return _Pose(whole, opinions, local, is_followed, tuple(notes))
+        # what is near moves less alike than what is nearest: a smaller ball says the rest
+        radius_mm = min(target_mm + settings.close_margin_mm, settings.local_radius_mm)
+        close = local_shift(ct, mr, pose, centre_mm, radius_mm, settings)
+        rest_mm = float(np.linalg.norm(close.shift_mm))
+        if close.apart_mm <= settings.local_agreement_mm and rest_mm <= settings.largest_rest_mm:
+            pose = shifted(pose, close.shift_mm)
+            local = close
+    return _Pose(pose, whole, opinions, local, is_followed, tuple(notes))
 
 
 def _figures(
@@ -230,43 +240,46 @@ def _figures(
     centre_mm = points.mean(axis=0)
     corners = box_corners(centre_mm, settings.box_half_mm)
     pose, opinions, local = found.mr_from_ct, found.opinions, found.local
-    whole = [p for p in (opinions.brightness, opinions.structure) if p is not None]
+    engines = [p for p in (opinions.brightness, opinions.structure) if p is not None]
     left = np.zeros(3) if found.is_local_followed else local.shift_mm
     neighbourhood = Neighbourhood(ct, mr, centre_mm, settings)
+    similarity = neighbourhood.similarity(pose)
+    rivals = [neighbourhood.similarity(rival) for rival in opinions.rivals]
     return {
-        "engines": float(len(whole)),
-        "engines_apart_mm": median_distance_mm(whole[0], whole[-1], corners),
+        "engines": float(len(engines)),
+        "engines_apart_mm": median_distance_mm(engines[0], engines[-1], corners),
         "brightness_apart_mm": opinions.brightness_apart_mm,
         "structure_apart_mm": opinions.structure_apart_mm,
-        "from_engines_mm": median_distance_mm(pose, mean_pose(whole, centre_mm), corners),
+        "from_engines_mm": median_distance_mm(found.whole, mean_pose(engines, centre_mm), corners),
         "local_measures": float(len(local.estimates_mm)),
         "local_apart_mm": min(local.apart_mm, NO_POSE_UNCERTAINTY_MM),
         "local_shift_mm": float(np.linalg.norm(local.shift_mm)),
         "local_left_mm": float(np.linalg.norm(left)),
         "uncertainty_mm": _uncertainty_mm(found, centre_mm),
         "target_coverage": _coverage(mr, points, pose),
-        "similarity": neighbourhood.similarity(pose),
+        "similarity": similarity,
         "sharpness": neighbourhood.sharpness(pose),
         "rotation_angle_deg": pose.rotation_angle_deg,
         "moved_from_start_mm": opinions.brightness.largest_distance_mm(opinions.start, corners),
-        "rival_ratio": opinions.rival_ratio,
+        "rival_ratio": max(rivals, default=0.0) / similarity if similarity > 0 else 1.0,
     }
 
 
 def _deformation(
     ct: Prepared,
     mr: Prepared,
-    pose: RigidTransform,
+    found: _Pose,
     centre_mm: Points,
     verdict: Judgement,
-    ordered: RigidTransform | None,
     settings: RegistrationSettings,
 ) -> Deformation:
-    if ordered is not None:
-        return Deformation(None, {}, "The alignment that was sent is used without a deformation.")
     if verdict.status is not RegistrationStatus.PASS:
         return Deformation(None, {}, "What does not pass rigidly is not deformed.")
-    return find_deformation(ct, mr, pose, centre_mm, settings.deformable)
+    if not found.is_local_followed:
+        return Deformation(
+            None, {}, "Where the measures do not agree on a local shift, nothing is deformed."
+        )
+    return find_deformation(ct, mr, found.mr_from_ct, centre_mm, settings.deformable)
 
 
 def _uncertainty_mm(found: _Pose, centre_mm: Points) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from skimage.filters import threshold_otsu
 
 from handlers.geometry import Geometry, Points
 from handlers.values import Image
@@ -22,8 +23,14 @@ CT_BODY_HU = -290.0
 MR_PERCENTILES = (0.5, 99.5)
 """MR is clipped to these: coils and flow give single voxels of any brightness."""
 
+CT_PERCENTILES = (1.0, 99.0)
+"""Another CT is clipped to these."""
+
 MR_AIR_FRACTION = 0.12
 """MR voxels darker than this fraction of the 95th percentile are air (or bone, or gas)."""
+
+MOST_VOXELS = 8_000_000
+"""More show no more of where the target lies, and cost seconds."""
 
 FILLER_RIM_MM = 8.0
 """How far beyond its non-zero voxels an MR counts as data: enough of the air around the body to
@@ -114,12 +121,13 @@ class Prepared:
 
 
 def prepared_ct(ct: Image, spacing_mm: float) -> Prepared:
-    """Return the CT clipped to `CT_WINDOW_HU` on a grid of about `spacing_mm`."""
+    """Return the CT clipped to `CT_WINDOW_HU` on a grid of about `spacing_mm`.
+
+    A grid of more than `MOST_VOXELS` is made coarser.
+    """
     voxels = np.clip(ct.voxels, *CT_WINDOW_HU)
     everywhere = np.ones(voxels.shape, dtype=bool)
-    return _filled(
-        Prepared(ct.geometry, voxels, everywhere, voxels > CT_BODY_HU).shrunk(spacing_mm)
-    )
+    return _ready(Prepared(ct.geometry, voxels, everywhere, voxels > CT_BODY_HU), spacing_mm)
 
 
 def prepared_moving(image: Image, spacing_mm: float) -> Prepared:
@@ -128,10 +136,18 @@ def prepared_moving(image: Image, spacing_mm: float) -> Prepared:
 
 
 def _moving_ct(ct: Image, spacing_mm: float) -> Prepared:
-    """Return a CT whose lowest value is filler: cone beams show a cylinder within padding."""
-    voxels = np.clip(ct.voxels, *CT_WINDOW_HU)
-    valid = _grown(ct.voxels > float(ct.voxels.min()), ct.geometry)
-    return _filled(Prepared(ct.geometry, voxels, valid, voxels > CT_BODY_HU).shrunk(spacing_mm))
+    """Return another CT, its HU not believed: those of cone beams are off by hundreds.
+
+    Its lowest value is filler. The cylinder that a cone beam shows may end within the body, so
+    unlike an MR's filler nothing of it counts as air.
+    """
+    something = ct.voxels > float(ct.voxels.min())
+    valid = np.stack([ndimage.binary_fill_holes(plane) for plane in something])
+    shown = ct.voxels[something] if something.any() else ct.voxels
+    low, high = np.percentile(shown, CT_PERCENTILES)
+    voxels = np.clip(ct.voxels, low, high)
+    is_body = valid & (voxels > threshold_otsu(np.clip(shown, low, high)) if high > low else valid)
+    return _ready(Prepared(ct.geometry, voxels, valid, is_body), spacing_mm)
 
 
 def _mr(mr: Image, spacing_mm: float) -> Prepared:
@@ -142,7 +158,7 @@ def _mr(mr: Image, spacing_mm: float) -> Prepared:
     voxels = np.clip(mr.voxels, min(float(low), 0.0), high)
     air = MR_AIR_FRACTION * float(np.percentile(shown, 95))
     valid = _grown(something, mr.geometry)
-    return _filled(Prepared(mr.geometry, voxels, valid, voxels > air).shrunk(spacing_mm))
+    return _ready(Prepared(mr.geometry, voxels, valid, voxels > air), spacing_mm)
 
 
 def _grown(inside: npt.NDArray[np.bool_], geometry: Geometry) -> npt.NDArray[np.bool_]:
@@ -150,8 +166,16 @@ def _grown(inside: npt.NDArray[np.bool_], geometry: Geometry) -> npt.NDArray[np.
     return np.asarray(ndimage.maximum_filter(inside, size=size, mode="constant"))
 
 
+def _ready(volume: Prepared, spacing_mm: float) -> Prepared:
+    """Return the volume on its grid, its body with what it encloses in each slice: gas, bone."""
+    coarser = volume.shrunk(spacing_mm)
+    while coarser.voxels.size > MOST_VOXELS:
+        spacing_mm *= 1.2
+        coarser = volume.shrunk(spacing_mm)
+    return _filled(coarser)
+
+
 def _filled(volume: Prepared) -> Prepared:
-    """Return the volume, its body with what it encloses in each slice: gas, lung, bone."""
     plane = ndimage.generate_binary_structure(2, 1)
     body = np.stack(
         [
@@ -165,8 +189,11 @@ def _filled(volume: Prepared) -> Prepared:
 def _block_means(voxels: npt.NDArray[np.float32], blocks: Sequence[int]) -> npt.NDArray[np.float32]:
     for axis, block in enumerate(blocks):
         if block > 1:
-            whole = voxels.shape[axis] // block
-            kept = np.moveaxis(voxels, axis, -1)[..., : whole * block]
-            means = kept.reshape(*kept.shape[:-1], whole, block).mean(axis=-1)
-            voxels = np.moveaxis(means, -1, axis)
+            whole = voxels.shape[axis] // block * block
+            lines = np.moveaxis(voxels, axis, 0)
+            # sums of strided views are several times faster than a mean over a short axis
+            sums = lines[0:whole:block].astype(np.float32)
+            for k in range(1, block):
+                sums += lines[k:whole:block]
+            voxels = np.moveaxis(sums / np.float32(block), 0, axis)
     return np.ascontiguousarray(voxels, dtype=np.float32)

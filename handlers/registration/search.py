@@ -50,7 +50,7 @@ class Opinions:
             corners of the box.
         structure: Best fit of structures; None where that engine refused.
         structure_apart_mm: Likewise for that engine.
-        rival_ratio: What the best pose elsewhere explains, over what this place explains.
+        rivals: Poses of other places that were tried too.
     """
 
     start: RigidTransform
@@ -58,7 +58,7 @@ class Opinions:
     brightness_apart_mm: float
     structure: RigidTransform | None
     structure_apart_mm: float
-    rival_ratio: float
+    rivals: tuple[RigidTransform, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,11 +100,11 @@ def two_opinions(
     if not finer:
         raise RegistrationFailedError("From no start did the MR and the CT overlap enough.")
     best = finer[0]
-    rivals = [
-        other.nats
+    rivals = tuple(
+        other.pose
         for other in (*finer[1:], *coarse[settings.followed_count :])
         if best.pose.largest_distance_mm(other.pose, corners) > SAME_POSE_MM
-    ]
+    )
     near = ct.cropped(best.pose.inverse().apply(mr.geometry.corners_mm()), CT_MARGIN_MM)
     push = np.array([settings.apart_start_deg] * 3 + [settings.apart_start_mm] * 3)
 
@@ -129,5 +129,5 @@ def two_opinions(
         brightness_apart_mm,
         structure,
         structure_apart_mm,
-        max(rivals, default=0.0) / best.nats if best.nats > 0 else 1.0,
+        rivals,
     )

@@ -41,6 +41,8 @@ class RegistrationSettings:
         apart_start_deg: The same as angles about each axis.
         engines_agree_mm: Engines nearer than this (median at the corners of the box) are averaged.
         local_margin_mm: The ball of the local search holds the target and this much around it.
+        close_margin_mm: The same of the smaller ball that is searched once that shift was followed.
+        largest_rest_mm: What the smaller ball may still ask for.
         local_radius_mm: Largest radius of that ball.
         local_spacing_mm: Grid of the local search.
         local_reach_mm: Largest shift along an axis that it tries.
@@ -79,15 +81,17 @@ class RegistrationSettings:
     neighbourhood_mm: float = 50.0
     brightness_sigmas_mm: tuple[float, ...] = (4.0, 2.0, 1.0)
     brightness_steps_mm: tuple[float, ...] = (2.0, 1.0, 1.0)
-    brightness_iterations: int = 200
-    brightness_points: int = 3000
+    brightness_iterations: tuple[int, ...] = (120, 120, 200)
+    brightness_points: int = 2500
     structure_spacings_mm: tuple[float, ...] = (6.0, 4.0, 2.5)
     structure_reach_mm: float = 140.0
     structure_points: int = 20_000
     apart_start_mm: float = 3.0
     apart_start_deg: float = 2.0
-    engines_agree_mm: float = 4.0
+    engines_agree_mm: float = 4.6
     local_margin_mm: float = 40.0
+    close_margin_mm: float = 22.0
+    largest_rest_mm: float = 3.0
     local_radius_mm: float = 75.0
     local_spacing_mm: float = 2.5
     local_reach_mm: float = 12.5

@@ -73,7 +73,7 @@ class DeformableSettings:
     field_half_mm: float = 85.0
     rim_mm: float = 40.0
     ball_mm: float = 40.0
-    least_median_mm: float = 2.0
+    least_median_mm: float = 0.6
     largest_mm: float = 12.0
     jacobian_limits: tuple[float, float] = (0.6, 1.7)
     least_information_gain: float = 1.05

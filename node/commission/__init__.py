@@ -11,6 +11,6 @@ Never tells who a patient is: own pairs are called by their number.
 Read first: AAPM TG-132 (Brock et al. 2017, Med Phys 44:e43-e76).
 """
 
-from node.commission.run import Order, Verdict, commission, steps
+from node.commission.run import Order, OrderError, Verdict, commission, lines, steps
 
-__all__ = ["Order", "Verdict", "commission", "steps"]
+__all__ = ["Order", "OrderError", "Verdict", "commission", "lines", "steps"]

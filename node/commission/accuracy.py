@@ -5,12 +5,11 @@ Overlap is that of a structure carried into the CT by the found map with the str
 there, taken from the phantom's exact shapes, so that no contour takes part in it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pydicom
 
 from handlers.contour_metrics import compare
@@ -30,6 +29,10 @@ NODE_STEP_MM = 0.75
 ORGAN_STEP_MM = 3.0
 NODE_MARGIN_MM = 12.0
 PERCENT = 100.0
+
+DRAWN_DSC = "DSC of the drawn target with the true node"
+REFINED_DSC = "DSC of the refined target with the true node"
+LARGEST, SHARE = "TRE within 40 mm, largest", "TRE within 40 mm, share within 2 mm"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,16 +76,22 @@ def error_rows(
     figures = {
         "TRE within 40 mm, median": (float(np.median(lengths)), "mm"),
         "TRE within 40 mm, 95th percentile": (float(np.percentile(lengths, 95)), "mm"),
-        "TRE within 40 mm, largest": (float(lengths.max()), "mm"),
+        LARGEST: (float(lengths.max()), "mm"),
         "TRE within 40 mm, largest along x": (float(axes[0]), "mm"),
         "TRE within 40 mm, largest along y": (float(axes[1]), "mm"),
         "TRE within 40 mm, largest along z": (float(axes[2]), "mm"),
-        "TRE within 40 mm, share within 2 mm": (within, "%"),
+        SHARE: (within, "%"),
     }
     rows = [Measurement(case, what, v, unit, series) for what, (v, unit) in figures.items()]
     mean = float(np.abs(errors.mean(axis=0)).max())
     what = "TRE within 40 mm, largest mean along an axis"
     return [*rows, Measurement(case, what, mean, "mm", series, axis_limit)]
+
+
+def warp_limits(rows: Sequence[Measurement]) -> list[Measurement]:
+    """Return rows with the limits for a known deformation that a deformable step must follow."""
+    bounds = {SHARE: limits.WARPED_SHARE, LARGEST: limits.WARPED_LARGEST}
+    return [replace(r, limit=bounds[r.what]) if r.what in bounds else r for r in rows]
 
 
 def true_ct_points(study: PhantomStudy, mr_points: Points, contrast: str) -> Points:
@@ -123,33 +132,22 @@ def _points_about(solid: Solid, ct: Geometry, step_mm: float) -> Points:
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WrittenStructures:
-    """The structure set of a result set, on the CT's grid."""
+def masks_by_name(
+    ds: pydicom.Dataset, ct: DecodedSeries, names: Collection[str]
+) -> dict[str, Mask]:
+    """Return the named ROIs of a structure set as voxels; those that are not there are left out.
 
-    masks: dict[str, Mask]
-
-    @classmethod
-    def read(cls, result: FoundResult, ct: DecodedSeries, names: Sequence[str]) -> Any:
-        """Return the named ROIs as voxels; those that are not there are left out.
-
-        Raises:
-            NodeError: The CT or the structure set that was written cannot be read.
-        """
-        if ct.image is None:
-            raise NodeError("the CT of the case cannot be read")
-        geometry = ct.image.geometry
-        ds = pydicom.dcmread(result.folder / "RTSTRUCT.dcm")
-        decoded = decode_structures(ds, geometry, slice_index_of_instances(ct.datasets))
-        if decoded.structure_set is None:
-            raise NodeError("the structure set that was written cannot be read")
-        rois = decoded.structure_set.rois
-        return cls({r.name: mask_from_roi(r, geometry) for r in rois if r.name in names})
-
-
-def decoded_ct(datasets: Sequence[pydicom.Dataset]) -> DecodedSeries:
-    """Return a CT series as the node decodes it."""
-    return decode_series(datasets, "CT")
+    Raises:
+        NodeError: The CT or the structure set cannot be read.
+    """
+    if ct.image is None:
+        raise NodeError("the CT of the case cannot be read")
+    geometry = ct.image.geometry
+    decoded = decode_structures(ds, geometry, slice_index_of_instances(ct.datasets))
+    if decoded.structure_set is None:
+        raise NodeError("a structure set of the case cannot be read")
+    rois = decoded.structure_set.rois
+    return {r.name: mask_from_roi(r, geometry) for r in rois if r.name in names}
 
 
 def contour_rows(
@@ -165,28 +163,29 @@ def contour_rows(
     """
     (target,) = result.metrics["targets"]
     drawn, refined = str(target["source_roi"]), str(target["refined_roi"] or "")
-    names = [drawn, refined, *volumes_cm3]
-    masks = WrittenStructures.read(result, decoded_ct(study.ct), names).masks
+    ct, names = decode_series(study.ct, "CT"), {drawn, refined, *volumes_cm3}
+    masks = masks_by_name(pydicom.dcmread(result.folder / "RTSTRUCT.dcm"), ct, names)
+    sent = masks_by_name(study.structure_set, ct, names)
+    if missing := sorted(sent.keys() - masks.keys()):
+        raise NodeError(f"the written structure set has lost {', '.join(missing)}")
     truth = study.true_target
     true = Mask(masks[drawn].geometry, truth.inside) if drawn in masks else truth
     before = compare(true, masks[drawn])["dsc"]
     rows = [
         Measurement(case, "target contour", str(target["status"])),
-        Measurement(case, "DSC of the drawn target with the true node", before),
+        Measurement(case, DRAWN_DSC, before),
     ]
     if refined:
         after = compare(true, masks[refined])["dsc"]
         limit = Limit(">=", f"{limits.OWN_RULE}: no worse than drawn", before - 0.01)
-        what = "DSC of the refined target with the true node"
-        rows.append(Measurement(case, what, after, limit=limit))
+        rows.append(Measurement(case, REFINED_DSC, after, limit=limit))
+    for name, before_it in sent.items():
+        changed = int(np.count_nonzero(masks[name].inside != before_it.inside))
+        what = f"voxels of {name}, written against sent"
+        rows.append(Measurement(case, what, float(changed), limit=limits.UNALTERED))
     for name, volume in volumes_cm3.items():
-        if name not in masks:
-            raise NodeError(f"the written structure set has lost the ROI {name}")
         off = PERCENT * abs(masks[name].volume_cm3 / volume - 1.0)
-        is_large = volume >= limits.VOLUME_LEAST_CM3
-        what = f"volume of {name} off its true volume"
-        limit_of_volume = limits.VOLUME_RATIO if is_large else None
-        rows.append(Measurement(case, what, off, "%", limit=limit_of_volume))
+        rows.append(Measurement(case, f"volume of {name} off its true volume", off, "%"))
     return rows
 
 
@@ -215,6 +214,3 @@ def overlap_rows(
 def largest_edge_mm(*geometries: Geometry) -> float:
     """Return the longest edge of a voxel of any of the grids."""
     return max(max(geometry.spacing_mm) for geometry in geometries)
-
-
-Array = npt.NDArray[np.float64]

@@ -24,7 +24,13 @@ from node.phantom.objects import (
     sequence_of,
 )
 
-IDENTITY_KEYWORDS = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "IssuerOfPatientID")
+IDENTITY_KEYWORDS = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "IssuerOfPatientID",
+)
 
 Voxels = npt.NDArray[np.generic]
 
@@ -126,7 +132,8 @@ def spatial_registration(ct: Dataset, ct_from_mr: RigidTransform) -> Dataset:
     ds.FrameOfReferenceUID = ct_from_mr.to_frame_uid
     ds.PositionReferenceIndicator = ""
     ds.RegistrationSequence = sequence_of(
-        _moved(ct_from_mr.to_frame_uid, np.eye(4)), _moved(ct_from_mr.from_frame_uid, ct_from_mr.matrix)
+        _moved(ct_from_mr.to_frame_uid, np.eye(4)),
+        _moved(ct_from_mr.from_frame_uid, ct_from_mr.matrix),
     )
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = SpatialRegistrationStorage

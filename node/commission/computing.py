@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from handlers.errors import HandlerError
 from node.commission.found_map import FoundResult, read_result
+from node.commission.memory import PeakMemory
 from node.config import Config, NodeSection, Protocol
 from node.errors import NodeError
 from node.process import process
@@ -42,11 +43,13 @@ class Computed:
         result: What was found; None if it failed.
         reason: Why it failed, in a sentence without identifiers of ours; else empty.
         seconds: Wall time of all: reading, computing, writing.
+        peak_mib: Peak memory of the computing process; 0 where the system does not tell.
     """
 
     result: FoundResult | None
     reason: str
     seconds: float
+    peak_mib: float
 
 
 class CaseFailedError(NodeError):
@@ -59,14 +62,15 @@ def compute(inputs: Sequence[Path], out: Path, config: Config) -> Computed:
     Returns:
         The outcome; an input that is refused is one too.
     """
-    began = time.monotonic()
+    began, peak = time.monotonic(), PeakMemory()
     try:
-        outcome = process(inputs, out, config)
+        with peak:
+            outcome = process(inputs, out, config)
         found = read_result(out) if outcome.kind == "done" else None
     except NodeError as error:
-        return Computed(None, str(error), time.monotonic() - began)
+        return Computed(None, str(error), time.monotonic() - began, peak.mib)
     reason = "" if found else f"{outcome.kind}: {'; '.join(outcome.reasons)}"
-    return Computed(found, reason, time.monotonic() - began)
+    return Computed(found, reason, time.monotonic() - began, peak.mib)
 
 
 def computed_result(inputs: Sequence[Path], out: Path, config: Config) -> FoundResult:

@@ -14,7 +14,7 @@ import numpy as np
 
 from handlers.geometry import Points
 from node.commission import accuracy, limits
-from node.commission.computing import CaseFailedError, compute, kit_config
+from node.commission.computing import CaseFailedError, Computed, compute, kit_config
 from node.commission.figures import checkerboard
 from node.commission.found_map import FoundRegistration, FoundResult
 from node.commission.limits import Limit, Measurement
@@ -29,6 +29,7 @@ POSE = "pose against the verdict"
 BELOW = "true error below the stated uncertainty"
 REGISTRATION_TIME = "time of registration"
 NOT_PASSED = "good case not passed"
+PEAK = "peak memory of the computing process"
 USELESS_CHANGED = "useless MR: target contour"
 """Names of rows that the summary looks for."""
 
@@ -109,10 +110,10 @@ def measure_case(case: KitCase, folder: Path, on_step: Callable[[str], None]) ->
     rows = [
         *_verdict_rows(case, truth, result, found, leading),
         *_error_rows(case, study, truth, found, leading),
-        *_map_rows(case, truth, result, found),
+        *_map_rows(case, study, truth, found),
         *accuracy.overlap_rows(case.name, found, study, leading, is_used=found.status == "pass"),
         *accuracy.contour_rows(case.name, result, study, _organ_volumes(truth)),
-        *_time_rows(case, result, computed.seconds),
+        *_time_rows(case, computed, result),
     ]
     rows.append(Measurement(case.name, "time of measuring", time.monotonic() - began, "s"))
     errors = accuracy.errors_mm(found, accuracy.true_pairs(truth, leading))
@@ -123,7 +124,12 @@ def measure_case(case: KitCase, folder: Path, on_step: Callable[[str], None]) ->
         result=result,
         rows=tuple(rows),
         errors_mm=np.linalg.norm(errors, axis=1),
-        picture=checkerboard(study.ct, result, found, study.target_centre_mm),
+        picture=checkerboard(
+            study.ct,
+            result.folder,
+            {str(ds.SOPInstanceUID) for ds in study.mr[leading]},
+            study.target_centre_mm,
+        ),
     )
 
 
@@ -138,7 +144,11 @@ def _organ_volumes(truth: dict[str, Any]) -> dict[str, float]:
 
 
 def _verdict_rows(
-    case: KitCase, truth: dict[str, Any], result: FoundResult, found: FoundRegistration, leading: str
+    case: KitCase,
+    truth: dict[str, Any],
+    result: FoundResult,
+    found: FoundRegistration,
+    leading: str,
 ) -> Iterator[Measurement]:
     name = case.name
     pairs = accuracy.true_pairs(truth, leading)
@@ -173,14 +183,20 @@ def _error_rows(
         errors = accuracy.errors_mm(
             found, accuracy.true_pairs(truth, contrast), told["series_instance_uid"]
         )
-        yield from accuracy.error_rows(
+        rows = accuracy.error_rows(
             case.name, errors, series=contrast, axis_limit=limit if is_limited else None
         )
+        is_warped = is_limited and found.grid is not None
+        yield from accuracy.warp_limits(rows) if is_warped else rows
     centre = np.array([truth["target"]["centre_mm"]])
     pair = accuracy.TruePairs(centre, study.mr_points(centre, leading))
-    error = float(np.linalg.norm(accuracy.errors_mm(found, pair)))
+    at_centre = accuracy.errors_mm(found, pair)[0]
+    error = float(np.linalg.norm(at_centre))
     yield Measurement(case.name, STATED, found.uncertainty_mm, "mm", leading)
     yield Measurement(case.name, TRUE_ERROR, error, "mm", leading)
+    voxel = limits.voxel_limit(max(spacings["CT"], spacings[leading])) if is_used else None
+    what, along = f"{TRUE_ERROR}, largest along an axis", float(np.abs(at_centre).max())
+    yield Measurement(case.name, what, along, "mm", leading, voxel)
     if found.status != "fail":
         is_below = float(error <= found.uncertainty_mm)
         yield Measurement(case.name, BELOW, is_below, series=leading)
@@ -196,7 +212,7 @@ def _spacings_mm(study: PhantomStudy) -> dict[str, float]:
 
 
 def _map_rows(
-    case: KitCase, truth: dict[str, Any], result: FoundResult, found: FoundRegistration
+    case: KitCase, study: PhantomStudy, truth: dict[str, Any], found: FoundRegistration
 ) -> Iterator[Measurement]:
     name = case.name
     points = np.array(truth["landmarks"]["ct"])
@@ -205,7 +221,9 @@ def _map_rows(
     yield Measurement(
         name, "written map off the computed one", apart, "mm", limit=limits.WRITTEN_AS_COMPUTED
     )
-    voxel = limits.voxel_limit(max(_told_spacings(result, truth)))
+    spacings = _spacings_mm(study)
+    leading = _contrast(truth, found.leading_series_uid)
+    voxel = limits.voxel_limit(max(spacings["CT"], spacings[leading]))
     back = found.forth_and_back_mm(points)
     yield Measurement(name, "forth and back", back, "mm", limit=voxel)
     yield Measurement(name, "deformation", "used" if found.grid else "none: rigid stands")
@@ -217,13 +235,7 @@ def _map_rows(
         yield Measurement(name, f"figure: {key}", float(value))
 
 
-def _told_spacings(result: FoundResult, truth: dict[str, Any]) -> tuple[float, ...]:
-    del result
-    variety = truth["options"]["variety"]
-    return (variety["ct_slice_mm"], *variety["mr_slice_mm"][:1]) if variety else (3.0,)
-
-
-def _time_rows(case: KitCase, result: FoundResult, seconds: float) -> Iterator[Measurement]:
+def _time_rows(case: KitCase, computed: Computed, result: FoundResult) -> Iterator[Measurement]:
     limit = limits.REGISTRATION_S if case.size == "full" else None
     spent = result.metrics["timing_s"]
     if "registration" in spent:
@@ -231,4 +243,7 @@ def _time_rows(case: KitCase, result: FoundResult, seconds: float) -> Iterator[M
     for step, value in spent.items():
         if step != "registration":
             yield Measurement(case.name, f"time of {step}", float(value), "s")
-    yield Measurement(case.name, "time of all, reading and writing included", seconds, "s")
+    yield Measurement(case.name, "time of all, reading and writing included", computed.seconds, "s")
+    if computed.peak_mib:
+        peak_limit = limits.PEAK_MIB if case.size == "full" else None
+        yield Measurement(case.name, PEAK, computed.peak_mib, "MiB", limit=peak_limit)

@@ -3,11 +3,10 @@
 Pure. A limit belongs to a row; a row without one only tells.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
-
-import math
 
 TG132 = "AAPM TG-132 (Brock et al. 2017)"
 BAR = "Hilum's bar for the kit"
@@ -115,10 +114,9 @@ PEAK_MIB = Limit("<=", BAR, 1536.0)
 REPEATABILITY_MEDIAN = Limit("<=", PAIRS_BAR, 0.7)
 REPEATABILITY_WORST = Limit("<=", PAIRS_BAR, 2.0)
 WARPED_SHARE = Limit(">=", f"{TG132}: known deformation, 95 % within 2 mm", 95.0)
+WARPED_LARGEST = Limit("<", f"{TG132}: known deformation, largest below 5 mm", 5.0)
 WARPED_MM = 2.0
-VOLUME_RATIO = Limit("<=", OWN_RULE, 5.0)
-VOLUME_LEAST_CM3 = 20.0
-"""The volumes of smaller structures hang on the slices: they only tell."""
+UNALTERED = Limit("<=", f"{TG132}: data integrity, exact", 0.0)
 
 PLANTED_SHARE: Mapping[str, Limit] = {
     "5 mm shift": Limit(">=", BAR, 90.0),
