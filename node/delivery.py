@@ -26,6 +26,7 @@ from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
+    DeformableSpatialRegistrationStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
@@ -61,6 +62,11 @@ TRANSIENT_FAILURES = frozenset({0x0110, 0x0210, 0x0213})
 """Processing failure, duplicate invocation, resource limitation (PS3.7 Annex C): may pass."""
 
 
+DISPENSABLE = frozenset({DeformableSpatialRegistrationStorage})
+"""Few planning systems take these; the rigid registration and the resampled MR say what they need.
+A peer that negotiates none of them still has its result set."""
+
+
 class InstanceOutcome(StrEnum):
     """What became of one instance."""
 
@@ -71,6 +77,8 @@ class InstanceOutcome(StrEnum):
     """Refused for a reason that may pass: worth another attempt."""
     REFUSED_PERMANENT = "refused_permanent"
     """Refused for good: a person must act."""
+    LEFT_OUT = "left_out"
+    """The peer knows no such object and can do without it: see `DISPENSABLE`."""
     NOT_ATTEMPTED = "not_attempted"
     """Not confirmed: never sent, or sent and never answered."""
 
@@ -289,6 +297,8 @@ def _send_instance(opened: OpenAssociation, item: _Outgoing, message_id: int) ->
             f"peer {opened.peer.name} accepts {item.sop_class_uid.name} in none of the transfer"
             f" syntaxes offered ({', '.join(syntax.name for syntax in item.syntaxes)})"
         )
+        if item.sop_class_uid in DISPENSABLE:
+            return InstanceDelivery(uid, InstanceOutcome.LEFT_OUT, None, reason)
         return InstanceDelivery(uid, InstanceOutcome.REFUSED_PERMANENT, None, reason)
     start_s = time.perf_counter()
     try:

@@ -145,7 +145,7 @@ def test_summary_when_rows_are_hand_made_has_the_numbers_worked_out_by_hand() ->
     assert told["longest registration"] == (13.0, True)
     assert told["planted: 5 mm shift, share flagged of 2"] == (50.0, False)
     assert told["planted: noise instead of MR, share flagged of 1"] == (100.0, True)
-    assert told["planted: mirrored MR"] == ("not tested", None)
+    assert told["planted: mirrored MR"] == ("not tested", False)
     assert told["orientation tests right, of 2"] == (50.0, False)
     assert told["repeatability over known motions, median"] == (pytest.approx(0.6), True)
     assert told["wrong poses accepted"] == (1.0, False)

@@ -15,6 +15,7 @@ from pydicom.uid import (
     UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
+    DeformableSpatialRegistrationStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -263,6 +264,19 @@ def test_send_ends_when_no_context_is_accepted(tmp_path: Path) -> None:
         deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=5.0)
         assert len(receiver.associations) == 1
     check_outcomes(deliveries, [PERMANENT] * 3)
+
+
+def test_deformation_is_left_out_when_the_peer_knows_no_such_object(tmp_path: Path) -> None:
+    """A planning system without deformable registrations still gets its result set whole."""
+    paths = write_objects(tmp_path, 2)
+    deformable = dcmread(paths[1])
+    deformable.SOPClassUID = DeformableSpatialRegistrationStorage
+    deformable.file_meta.MediaStorageSOPClassUID = DeformableSpatialRegistrationStorage
+    deformable.save_as(paths[1])
+    with StandInReceiver(tmp_path / "tps", "TPS", sop_classes=[CTImageStorage]) as receiver:
+        deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=5.0)
+    check_outcomes(deliveries, [SENT, InstanceOutcome.LEFT_OUT])
+    assert not deliveries[1].outcome.is_delivered
 
 
 def test_send_does_not_decompress(tmp_path: Path) -> None:

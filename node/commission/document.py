@@ -48,7 +48,7 @@ HEADING = ParagraphStyle(
 MET_COLORS = {True: GOOD, False: BAD, None: SOFT}
 MET_WORDS = {True: "met", False: "NOT MET", None: "-"}
 NOT_A_DEVICE = "Hilum is not a cleared medical device: every result is a proposal for a clinician."
-LETTER = 1.25 * mm
+LETTER = 1.35 * mm
 """Mean width of a letter in a table."""
 
 

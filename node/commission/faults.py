@@ -159,12 +159,15 @@ def _leading_pairs(measured: MeasuredCase) -> tuple[Points, Points]:
 
 
 def share_rows(rows: Sequence[Measurement]) -> list[Measurement]:
-    """Return, for each kind of fault, the share in percent that was flagged."""
+    """Return, for each kind of fault, the share in percent that was flagged.
+
+    What was not tested is not met: a commissioning without it is none.
+    """
     shares = []
     for kind, limit in limits.PLANTED_SHARE.items():
         found = [r.value for r in rows if r.what == f"{PREFIX}{kind}"]
         if not found:
-            shares.append(Measurement("all", f"{PREFIX}{kind}", "not tested"))
+            shares.append(Measurement("all", f"{PREFIX}{kind}", "not tested", limit=limit))
             continue
         share = 100.0 * sum(v in (limits.FLAGGED, limits.RIGHT) for v in found) / len(found)
         what = f"{PREFIX}{kind}, share flagged of {len(found)}"

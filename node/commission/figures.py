@@ -162,7 +162,7 @@ def _colored_key(axes: Axes, present: Collection[str]) -> None:
     for status, color in STATUS_COLORS.items():
         if status in present:
             axes.plot([], [], "s", color=color, alpha=0.7, label=status)
-    axes.legend(fontsize=7, frameon=False, ncols=3, loc="upper right")
+    axes.legend(fontsize=7, frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def _plain(axes: Axes) -> None:

@@ -1,6 +1,7 @@
 """All cases together, against the limits: the first page of the report.
 
-Pure: rows in, rows out. A question that no case could answer is told as `not tested`.
+Pure: rows in, rows out. A question that no case could answer is told as `not tested`;
+where a commissioning cannot do without the answer, the limit counts as not met.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,8 +62,17 @@ def _kit_rows(rows: Sequence[Measurement], *, is_full_size: bool) -> list[Measur
     poses = [r.value for r in rows if r.what == orientation.OUTCOME]
     right = [100.0 * (value == limits.RIGHT) for value in poses]
     return [
-        _reduced(f"{tre}, mean of medians", medians, np.mean, "mm", limits.TRE_MEAN_OF_MEDIANS),
-        _reduced(f"{tre}, worst median", medians, max, "mm", limits.TRE_WORST_MEDIAN),
+        _reduced(
+            f"{tre}, mean of medians",
+            medians,
+            np.mean,
+            "mm",
+            limits.TRE_MEAN_OF_MEDIANS,
+            is_required=True,
+        ),
+        _reduced(
+            f"{tre}, worst median", medians, max, "mm", limits.TRE_WORST_MEDIAN, is_required=True
+        ),
         _share(
             f"true error below the stated one, {len(below)} targets",
             below,
@@ -79,7 +89,12 @@ def _kit_rows(rows: Sequence[Measurement], *, is_full_size: bool) -> list[Measur
         ),
         *faults.share_rows(rows),
         _reduced(
-            f"orientation tests right, of {len(poses)}", right, np.mean, "%", limits.RIGHT_SHARE
+            f"orientation tests right, of {len(poses)}",
+            right,
+            np.mean,
+            "%",
+            limits.RIGHT_SHARE,
+            is_required=True,
         ),
     ]
 
@@ -93,8 +108,14 @@ def _share(what: str, values: list[float], limit: Limit) -> Measurement:
 
 
 def _reduced(
-    what: str, values: list[float], reduce: Reduce, unit: str, limit: Limit | None
+    what: str,
+    values: list[float],
+    reduce: Reduce,
+    unit: str,
+    limit: Limit | None,
+    *,
+    is_required: bool = False,
 ) -> Measurement:
     if not values:
-        return Measurement(ALL, what, NOT_TESTED)
+        return Measurement(ALL, what, NOT_TESTED, limit=limit if is_required else None)
     return Measurement(ALL, what, float(reduce(values)), unit, limit=limit)

@@ -17,8 +17,8 @@ from node.index.case_rows import (
 )
 from node.index.states import CaseState, DeliveryState
 
-CONFIRMED = ("sent", "warned")
-"""Outcomes with which a peer has taken an object."""
+ANSWERED = ("sent", "warned", "left_out")
+"""Outcomes after which an object need not be sent again: taken, or left out for good."""
 
 REFUSED = "refused_permanent"
 """Outcome with which a peer will never take an object."""
@@ -74,7 +74,7 @@ class DeliveryBook:
             RECEIPTS.c.case_id == key.case_id,
             RECEIPTS.c.revision == key.revision,
             RECEIPTS.c.peer == key.peer,
-            RECEIPTS.c.outcome.in_((*CONFIRMED, REFUSED)),
+            RECEIPTS.c.outcome.in_((*ANSWERED, REFUSED)),
         )
         query = (
             sa.select(RESULTS.c.sop_instance_uid, RESULTS.c.path)
