@@ -1,7 +1,9 @@
-"""MR to planning CT: one rigid transform per MR frame of reference, and the verdict on it.
+"""MR, or another CT, to the planning CT: one transform per frame of reference, and its verdict.
 
-`leading` chooses the series, `start` finds rough poses from content, `rigid` makes them exact,
-`judgement` tells how far to believe them. Not done here: local or deformable registration.
+`leading` chooses the series, `start` finds rough poses from content, `search` follows the best of
+them (`coarse`) and asks two engines (`brightness`, `structure`); `local` looks at what surrounds
+the target, `deformable` at what is left there; `judgement` tells how far to believe it all; `frame`
+is the order of these.
 
 Read first: AAPM TG-132 (Brock et al. 2017, Med Phys 44:e43-e76).
 """

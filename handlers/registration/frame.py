@@ -92,7 +92,7 @@ def register_frame(
     ordered = given[0] if given and settings.use_as_sent else None
     leader = None
     try:
-        ct_fine = prepared_ct(ct, settings.level_spacings_mm[-1])
+        ct_fine = prepared_ct(ct, settings.fine_spacing_mm)
         leader = _leader(ct_fine, by_preference(mr), points, settings)
         starts = [*leader.starts[: settings.start_count], *given]
         opinions = two_opinions(ct_fine, leader.volume, starts, centre_mm, settings)
@@ -150,7 +150,7 @@ def _leader(
 ) -> _Leader:
     """Return the series that is to lead, chosen once a first one has been roughly placed."""
     volumes = {
-        image.series_instance_uid: prepared_moving(image, settings.level_spacings_mm[-1])
+        image.series_instance_uid: prepared_moving(image, settings.fine_spacing_mm)
         for image in preferred
     }
     shown = [i for i in preferred if volumes[i.series_instance_uid].has_contrast()]

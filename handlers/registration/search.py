@@ -12,6 +12,7 @@ import numpy as np
 from handlers.errors import RegistrationFailedError
 from handlers.geometry import Points, RigidTransform
 from handlers.registration.brightness import climb_brightness
+from handlers.registration.coarse import refine_pose
 from handlers.registration.consensus import (
     box_corners,
     mean_pose,
@@ -19,7 +20,6 @@ from handlers.registration.consensus import (
     moved_by,
 )
 from handlers.registration.prepare import Prepared
-from handlers.registration.rigid import refine_pose
 from handlers.registration.settings import RegistrationSettings
 from handlers.registration.start import Explained
 from handlers.registration.structure import climb_structure

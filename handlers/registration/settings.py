@@ -20,11 +20,12 @@ class RegistrationSettings:
             says otherwise clearly. On the sarcoma pairs they explain 0.41 to 0.69 of the best.
         start_count: Best starts that are tried at the coarsest level.
         followed_count: Best of those that are followed to the middle level.
-        level_spacings_mm: Voxel edge aimed at on each level, coarse to fine.
-        level_steps_mm: First step of the optimiser on each level.
-        level_samples: CT points at which the optimiser compares the images on each level.
+        coarse_spacings_mm: Voxel edge aimed at on each level on which starts are compared.
+        coarse_steps_mm: First step of the optimiser on each of these levels.
+        coarse_samples: CT points at which it compares the images.
+        coarse_iterations: Most steps on each of these levels.
+        fine_spacing_mm: Voxel edge aimed at for both engines and all that is judged.
         histogram_bins: Bins per image of the mutual information.
-        iterations: Most steps per level.
         box_half_mm: Half edge of the box around the targets' centre at whose corners runs are
             compared.
         neighbourhood_mm: Radius of the ball around the targets' centre in which the pose is judged.
@@ -72,11 +73,12 @@ class RegistrationSettings:
     turned_weight: float = 0.75
     start_count: int = 4
     followed_count: int = 2
-    level_spacings_mm: tuple[float, ...] = (6.0, 3.0, 1.5)
-    level_steps_mm: tuple[float, ...] = (4.0, 1.0, 0.5)
-    level_samples: tuple[int, ...] = (20_000, 50_000, 100_000)
+    coarse_spacings_mm: tuple[float, float] = (6.0, 3.0)
+    coarse_steps_mm: tuple[float, float] = (4.0, 1.0)
+    coarse_samples: tuple[int, int] = (20_000, 50_000)
+    coarse_iterations: int = 100
+    fine_spacing_mm: float = 1.5
     histogram_bins: int = 32
-    iterations: int = 100
     box_half_mm: float = 40.0
     neighbourhood_mm: float = 50.0
     brightness_sigmas_mm: tuple[float, ...] = (4.0, 2.0, 1.0)

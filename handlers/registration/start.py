@@ -3,7 +3,7 @@
 Coordinates of two frames of reference have nothing to do with each other, so every offset at which
 enough of the MR meets the CT is tried, for a few rotations. The joint histograms of all offsets
 come from correlations of class maps (FFT), so the search is exhaustive and has no optimiser that
-could end beside the mark. It is coarse by design: `rigid` makes the best candidates exact.
+could end beside the mark. It is coarse by design: `coarse` makes the best candidates comparable.
 
 Read first: Viola and Wells 1997, Int J Comput Vis 24:137-154 (mutual information).
 """

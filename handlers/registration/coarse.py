@@ -1,4 +1,4 @@
-"""A rough pose made exact: Mattes mutual information over Euler angles and translation.
+"""Starts made comparable: Mattes mutual information on coarse grids, by SimpleITK.
 
 The only module of the registration that knows SimpleITK's optimiser and its direction (fixed to
 moving: here from CT points to MR points). It does not judge what it finds. The optimiser runs in
@@ -43,27 +43,27 @@ def refine_pose(
         start: Sends CT points to MR points.
         centre_mm: Centre of rotation, LPS in the CT frame.
         settings: Steps, samples, bins and seed.
-        level: Which of `settings.level_spacings_mm`.
+        level: Which of `settings.coarse_spacings_mm`.
 
     Raises:
         RegistrationFailedError: The images do not overlap enough to be compared.
     """
-    spacing_mm = settings.level_spacings_mm[level]
+    spacing_mm = settings.coarse_spacings_mm[level]
     extent = start.inverse().apply(mr.geometry.corners_mm())
     fixed = ct.cropped(extent, CT_MARGIN_MM).shrunk(spacing_mm)
     moving = mr.shrunk(spacing_mm)
     registration = SimpleITK.ImageRegistrationMethod()
     registration.SetMetricAsMattesMutualInformation(settings.histogram_bins)
     registration.SetMetricSamplingStrategy(registration.RANDOM)
-    wanted = settings.level_samples[level] / fixed.voxels.size
+    wanted = settings.coarse_samples[level] / fixed.voxels.size
     registration.SetMetricSamplingPercentage(min(1.0, wanted), settings.seed)
     registration.SetInterpolator(SimpleITK.sitkLinear)
     registration.SetMetricMovingMask(itk_mask(Mask(moving.geometry, moving.valid)))
-    step_mm = settings.level_steps_mm[level]
+    step_mm = settings.coarse_steps_mm[level]
     registration.SetOptimizerAsRegularStepGradientDescent(
         learningRate=step_mm,
         minStep=step_mm * LEAST_STEP,
-        numberOfIterations=settings.iterations,
+        numberOfIterations=settings.coarse_iterations,
         relaxationFactor=RELAXATION,
         gradientMagnitudeTolerance=1e-9,
     )
