@@ -200,12 +200,12 @@ LIMITS = (
         True,
         "The MR would have to be turned by {value:.0f} degrees against its orientation labels.",
     ),
-    # all ten sarcoma pairs: 4 to 19 mm, 27 with a known turn that no start has; MR of other
+    # all ten sarcoma pairs: 4 to 20 mm, up to 52 with a known turn that no start has; MR of other
     # patients: 24 to 180 mm
     Limit(
         "moved_from_start_mm",
-        45.0,
         60.0,
+        80.0,
         True,
         "The pose ran {value:.0f} mm away from the place found by the exhaustive search.",
     ),
