@@ -26,8 +26,8 @@ LEAST_UNCERTAINTY_MM = 1.5
 """95 % figure from the scatter of the opinions at the target, and the least that is claimed."""
 
 DOUBTED_UNCERTAINTY_MM = 5.0
-"""The least that is claimed of a registration that did not pass: a doubted one of the kit was 3.9 mm
-off although its opinions agreed within 1.5 mm."""
+"""The least that is claimed of a registration that did not pass: one on the kit was 3.9 mm off
+although its opinions agreed within 1.5 mm."""
 
 Vector = tuple[float, float, float]
 
