@@ -178,14 +178,16 @@ def _information(ct_classes: Volume, mr_classes: Volume, least_overlap: float) -
     full = [a + b - 1 for a, b in zip(ct_classes.shape[1:], mr_classes.shape[1:], strict=True)]
     size = [fft.next_fast_len(n, real=True) for n in full]
     axes = (1, 2, 3)
-    ct_spectra = fft.rfftn(ct_classes, size, axes=axes)
-    mr_spectra = fft.rfftn(mr_classes[:, ::-1, ::-1, ::-1], size, axes=axes)
+    ct_spectra = fft.rfftn(ct_classes, size, axes=axes, workers=-1)
+    mr_spectra = fft.rfftn(mr_classes[:, ::-1, ::-1, ::-1], size, axes=axes, workers=-1)
     inside = tuple(slice(0, n) for n in full)
     ct_sums = np.zeros((len(ct_classes), *full), dtype=np.float32)
     nats = np.zeros(full, dtype=np.float32)
     bodies = np.zeros(full, dtype=np.float32)
     for k, mr_spectrum in enumerate(mr_spectra):
-        counts = fft.irfftn(ct_spectra * mr_spectrum, size, axes=axes)[(slice(None), *inside)]
+        counts = fft.irfftn(ct_spectra * mr_spectrum, size, axes=axes, workers=-1)[
+            (slice(None), *inside)
+        ]
         counts = np.maximum(counts, 0.0)
         ct_sums += counts
         # N * MI = sum n log n (joint) - sum n log n (rows) - sum n log n (columns) + N log N
