@@ -20,4 +20,5 @@ if [ $# -eq 0 ]; then
     mypy
     lint-imports
 fi
-exec python -m pytest "$@"
+# two at a time, a file on one of them: module fixtures are costly
+exec python -m pytest -n 2 --dist loadfile "$@"

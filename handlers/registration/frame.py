@@ -45,13 +45,17 @@ class _Leader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pose:
-    """The pose that counts, that of the whole body before the local shift, and their evidence."""
+    """The pose that counts, that of the whole body before the local shift, and their evidence.
+
+    `beside_mm` tells by how much the surroundings of the target lie beside the whole body.
+    """
 
     mr_from_ct: RigidTransform
     whole: RigidTransform
     opinions: Opinions
     local: LocalShift
     is_local_followed: bool
+    beside_mm: float
     notes: tuple[str, ...]
 
 
@@ -228,6 +232,7 @@ def _pose(
             f"Around the target the MR was moved by {length_mm:.1f} mm more than the whole body: "
             f"three measures agree within {local.apart_mm:.1f} mm."
         )
+    if is_followed and length_mm >= settings.least_local_shift_mm:
         # what is near moves less alike than what is nearest: a smaller ball says the rest
         radius_mm = min(target_mm + settings.close_margin_mm, settings.local_radius_mm)
         close = local_shift(ct, mr, pose, centre_mm, radius_mm, settings)
@@ -235,7 +240,7 @@ def _pose(
         if close.apart_mm <= settings.local_agreement_mm and rest_mm <= settings.largest_rest_mm:
             pose = shifted(pose, close.shift_mm)
             local = close
-    return _Pose(pose, whole, opinions, local, is_followed, tuple(notes))
+    return _Pose(pose, whole, opinions, local, is_followed, length_mm, tuple(notes))
 
 
 def _figures(
@@ -282,6 +287,10 @@ def _deformation(
     if not found.is_local_followed:
         return Deformation(
             None, {}, "Where the measures do not agree on a local shift, nothing is deformed."
+        )
+    if found.beside_mm < settings.least_local_shift_mm:
+        return Deformation(
+            None, {}, "The target lies as the whole body does: no deformation is sought."
         )
     return find_deformation(ct, mr, found.mr_from_ct, centre_mm, settings.deformable)
 

@@ -48,6 +48,8 @@ class RegistrationSettings:
         local_spacing_mm: Grid of the local search.
         local_reach_mm: Largest shift along an axis that it tries.
         local_agreement_mm: A local shift is followed only if all measures agree within this.
+        least_local_shift_mm: Below it the target lies as the whole body does: neither a smaller
+            ball nor a deformation is looked at.
         largest_local_shift_mm: A local shift beyond this is not followed.
         largest_series_shift_mm: A series may lie this far beside the leading one.
         deformable: How the local deformation is sought and judged.
@@ -98,6 +100,7 @@ class RegistrationSettings:
     local_spacing_mm: float = 2.5
     local_reach_mm: float = 12.5
     local_agreement_mm: float = 1.5
+    least_local_shift_mm: float = 1.0
     largest_local_shift_mm: float = 10.0
     largest_series_shift_mm: float = 5.0
     deformable: DeformableSettings = field(default_factory=DeformableSettings)
