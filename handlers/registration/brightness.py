@@ -105,7 +105,7 @@ def _descend(
         drive, centre, lever_mm = level.drive(matrix, random, settings.brightness_points)
         length = float(np.linalg.norm(drive))
         if length == 0.0:
-            raise RegistrationFailedError("the MR shows one grey value where it meets the CT")
+            raise RegistrationFailedError("The MR shows one grey value where it meets the CT.")
         if visited:
             alike = float(drive @ before) / (length * float(np.linalg.norm(before)))
             bend = FASTEST / -SLOWEST * np.exp(alike / TURN)
@@ -176,7 +176,7 @@ class _Level:
             chosen = np.flatnonzero(seen)[:count]
             if len(chosen) >= LEAST_POINTS:
                 return at_ct[chosen], points[chosen], at_mr[chosen]
-        raise RegistrationFailedError("too little of the MR lies within the CT")
+        raise RegistrationFailedError("Too little of the MR lies within the CT.")
 
     def _change(self, ct_values: Volume, mr_values: Volume) -> npt.NDArray[np.float64]:
         """Return for each point how mutual information grows with its MR value."""

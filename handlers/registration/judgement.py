@@ -187,7 +187,7 @@ LIMITS = (
     Limit(
         "sharpness",
         1.20,
-        1.05,
+        1.10,
         False,
         "Pushing the MR 8 mm away hardly changes how well it fits (ratio {value:.2f}, good "
         "pairs show 1.33 and more).",
