@@ -97,6 +97,8 @@ def test_sent_registration_is_judged_when_the_protocol_orders_its_use(
     registration = register_frame(ct, [mr], [target(ct)], AS_SENT, sent=[sent])
     assert (registration.status is RegistrationStatus.PASS) is is_passed, registration.reasons
     np.testing.assert_allclose(registration.ct_from_mr.matrix, sent.matrix, atol=1e-9)
+    assert registration.quality["uncertainty_mm"] == registration.uncertainty_mm
+    assert is_passed or registration.uncertainty_mm >= 5.0  # what is doubted claims little
 
 
 def test_sent_registration_changes_nothing_when_it_is_wrong_and_only_a_candidate(

@@ -121,6 +121,7 @@ def register_frame(
         "is_as_sent": float(ordered is not None),
     }
     verdict = judge(quality, LIMITS)
+    quality["uncertainty_mm"] = _stated_mm(quality["uncertainty_mm"], verdict)
     shifts, notes = _series_shifts(leader, pose, centre_mm, settings)
     deformed = _deformation(ct_fine, leader.volume, found, centre_mm, verdict, settings)
     quality |= {f"deformation_{name}": value for name, value in deformed.figures.items()}
@@ -128,7 +129,7 @@ def register_frame(
         ct_from_mr=pose.inverse(),
         status=verdict.status,
         reasons=verdict.reasons,
-        uncertainty_mm=_stated_mm(quality["uncertainty_mm"], verdict),
+        uncertainty_mm=quality["uncertainty_mm"],
         quality=quality,
         leading_series_uid=leader.image.series_instance_uid,
         series_uids=tuple(image.series_instance_uid for image in mr),
