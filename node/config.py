@@ -56,9 +56,18 @@ class NodeSection(_Section):
     quiet_s: NotNegative = 60.0
     incomplete_s: NotNegative | None = None
     mr_wait_h: NotNegative = 168.0
+    transport: Literal["fast", "plain"] = "fast"
+    accept: Literal["known", "all"] = "known"
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 25
+    max_associations_per_peer: Annotated[int, Field(ge=1, le=1000)] | None = None
+    max_rejections_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 60
+    max_pdu_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = 131_072
+    max_object_mib: Positive = 4096.0
+    max_objects_per_association: Annotated[int, Field(ge=1)] | None = None
+    negotiation_timeout_s: Positive = 10.0
     network_timeout_s: Positive = 60.0
     min_free_mib: NotNegative = 1024.0
+    min_free_percent: Annotated[float, Field(ge=0, le=90)] = 1.0
     compute_timeout_s: Positive = 1800.0
     compute_memory_mib: Positive = 8192.0
     compute_attempts: Annotated[int, Field(ge=1, le=20)] = 3
