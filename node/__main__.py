@@ -94,7 +94,11 @@ def serve(
 
 def _announce(config: Config, port: int) -> None:
     OUT.print(f"Hilum {software_version()}: not a medical device, every result is a proposal.")
-    OUT.print(f"listens   AE {config.node.ae_title} on {config.node.host}:{port} (DICOM)")
+    tls, listener = config.tls, f"listens   AE {config.node.ae_title} on {config.node.host}"
+    if tls is None or not tls.require:
+        OUT.print(f"{listener}:{port} (DICOM)")
+    if tls is not None:
+        OUT.print(f"{listener}:{port if tls.require else tls.port} (DICOM over TLS)")
     for peer in config.peer:
         at = f"{peer.host}:{peer.port}" if peer.port else peer.host
         OUT.print(f"peer      {peer.name}: AE {peer.ae_title} at {at}, may {', '.join(peer.roles)}")
@@ -269,6 +273,7 @@ def echo_peer(peer: str, config: ConfigOption = None, as_json: JsonOption = Fals
         _peer(settings, peer),
         settings.node.ae_title,
         timeout_s=settings.node.network_timeout_s,
+        tls=settings.tls,
     )
     if as_json:
         _print_json(asdict(result))
@@ -292,6 +297,7 @@ def send(
             files,
             timeout_s=settings.node.network_timeout_s,
             on_result=lambda _answer: advance(),
+            tls=settings.tls,
         )
     taken = [a for a in answers if a.outcome in (InstanceOutcome.SENT, InstanceOutcome.WARNED)]
     if as_json:

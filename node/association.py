@@ -1,11 +1,13 @@
 """Opens an association with a peer, and sees to it that every exchange on it ends.
 
-Tells a permanent rejection from a transient one and puts both into words for the operator. Knows
-no service: what is said on the association is the business of `node.delivery`. Uses some private
+Tells a permanent rejection from a transient one and puts both into words for the operator. Calls
+over TLS, and tells the peer a username and passcode, where the configuration says so. Knows no
+service: what is said on the association is the business of `node.delivery`. Uses some private
 names of pynetdicom, which is therefore pinned. Read PS3.8 section 9.3 first.
 """
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,12 +18,14 @@ from typing import Any
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.pdu_primitives import A_ASSOCIATE, UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import T_CONNECT, AssociationSocket
 
-from node.config import ANY_AE_TITLE, Peer
-from node.errors import DeliveryError
+from node.admission import IdentityType
+from node.config import ANY_AE_TITLE, Peer, TlsSection
+from node.errors import ConfigError, DeliveryError
+from node.tls import CallingContext, client_context, why_no_tls
 
 CLOSING_GRACE_S = 2.0
 """How long an association may take to say goodbye before the connection is cut."""
@@ -32,12 +36,13 @@ _REJECTED_PERMANENT = 1
 
 _CALLING_AE_UNKNOWN = (1, 3)
 _CALLED_AE_UNKNOWN = (1, 7)
+_IDENTITY_REFUSED = (2, 1)
 _REJECTION_REASONS = {
     (1, 1): "it gives no reason",
     (1, 2): "it does not know the application context",
     _CALLING_AE_UNKNOWN: "it does not know our AE title",
     _CALLED_AE_UNKNOWN: "it does not answer to the AE title that it is called by",
-    (2, 1): "it gives no reason",
+    _IDENTITY_REFUSED: "it gives no reason",
     (2, 2): "it does not know the protocol version",
     (3, 1): "it is congested",
     (3, 2): "it has as many associations as it allows",
@@ -88,9 +93,14 @@ class PeerConnection(AssociationSocket):
         line = self.socket
         if line is not None:
             with suppress(OSError):  # already closed: what was wanted
-                line.shutdown(socket.SHUT_RDWR)
+                # not SSLSocket.shutdown: it lets a thread that reads go on in plain text
+                socket.socket.shutdown(line, socket.SHUT_RDWR)
 
     def _shutdown_socket(self) -> None:
+        if isinstance(self.socket, ssl.SSLSocket):
+            with suppress(OSError, ValueError):  # say that it ends here, wait for no answer
+                self.socket.setblocking(False)
+                self.socket.unwrap()
         self._cut()
         if self.socket is not None:  # pynetdicom leaves it open if the shutdown fails
             self.socket.close()
@@ -101,8 +111,9 @@ class _CallingEntity(AE):
 
     connection: PeerConnection
 
-    def _create_socket(self, assoc: Association, address: Any, _tls_args: Any) -> PeerConnection:
+    def _create_socket(self, assoc: Association, address: Any, tls_args: Any) -> PeerConnection:
         self.connection = PeerConnection(assoc, address=address)
+        self.connection.tls_args = tls_args
         return self.connection
 
 
@@ -135,7 +146,11 @@ class OpenAssociation:
 
 @contextmanager
 def open_association(
-    peer: Peer, calling_ae: str, wanted: Sequence[tuple[UID, UID]], timeout_s: float
+    peer: Peer,
+    calling_ae: str,
+    wanted: Sequence[tuple[UID, UID]],
+    timeout_s: float,
+    tls: TlsSection | None = None,
 ) -> Iterator[OpenAssociation]:
     """Open an association for a block, release it at its end, abort it after an exception.
 
@@ -144,6 +159,7 @@ def open_association(
         calling_ae: Our AE title.
         wanted: SOP class and transfer syntax of each presentation context, at most 128.
         timeout_s: Limit for the connection, and for the answer to the association request.
+        tls: Our certificate and whom we trust; needed for a peer that is called over TLS.
 
     Raises:
         DeliveryError: The association did not come about.
@@ -158,9 +174,17 @@ def open_association(
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = timeout_s
     ae.network_timeout = None  # the caller may take its time between two instances
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+    encrypted, identity = _credentials(peer, tls)
     start_s = time.perf_counter()
     try:
-        assoc = ae.associate(peer.host, peer.port, contexts, ae_title=peer.ae_title)
+        assoc = ae.associate(
+            peer.host,
+            peer.port,
+            contexts,
+            ae_title=peer.ae_title,
+            ext_neg=identity,
+            tls_args=None if encrypted is None else (encrypted, peer.host),
+        )
     except (socket.gaierror, UnicodeError) as error:
         raise DeliveryError(
             f"the host of peer {peer.name} is unknown",
@@ -177,6 +201,8 @@ def open_association(
     answer = assoc.acceptor.primitive
     if answer is None or answer.result != _ACCEPTED:
         took_s = time.perf_counter() - start_s
+        if answer is None and encrypted is not None and encrypted.failure is not None:
+            raise _no_tls(peer, encrypted.failure)
         raise _refused_association(peer, calling_ae, answer, took_s, ae.connection.was_made)
     accepted = frozenset(_syntax_pairs(assoc.accepted_contexts))
     opened = OpenAssociation(peer, assoc, ae.connection, accepted)
@@ -192,6 +218,47 @@ def _syntax_pairs(contexts: Iterable[PresentationContext]) -> Iterator[tuple[UID
     for context in contexts:
         if context.abstract_syntax is not None:
             yield context.abstract_syntax, context.transfer_syntax[0]
+
+
+def _credentials(peer: Peer, tls: TlsSection | None) -> tuple[CallingContext | None, list[Any]]:
+    """Return what shows the peer who we are: our certificate, and the username it knows us by.
+
+    Raises:
+        DeliveryError: A file cannot be used. Another attempt may find it mended.
+    """
+    try:
+        encrypted = client_context(peer, tls) if peer.tls else None
+        passcode = peer.read_passcode()
+    except ConfigError as error:
+        raise DeliveryError(
+            f"peer {peer.name} cannot be called: {error}",
+            hint="mend the file or the configuration; the doctor checks both",
+            is_retryable=True,
+        ) from error
+    if peer.username is None:
+        return encrypted, []
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type = IdentityType.USERNAME
+    # what a peer answers to an identity proves nothing: no positive response is asked for
+    identity.positive_response_requested = False
+    identity.primary_field = peer.username.encode()
+    if passcode is not None:
+        identity.user_identity_type = IdentityType.USERNAME_AND_PASSCODE
+        identity.secondary_field = passcode.encode()
+    return encrypted, [identity]
+
+
+def _no_tls(peer: Peer, failure: OSError) -> DeliveryError:
+    """Return what to tell about a connection that could not be encrypted.
+
+    It may be tried again: certificates are renewed on both sides without a restart.
+    """
+    found = why_no_tls(failure)
+    return DeliveryError(
+        f"peer {peer.name} accepts the connection but not TLS: {found.what}",
+        hint=found.mend,
+        is_retryable=True,
+    )
 
 
 def _refused_association(
@@ -213,7 +280,9 @@ def _refused_association(
         return DeliveryError(
             f"peer {peer.name} accepts the connection but not the association"
             f" (no answer, or an abort, after {took_s:.1f} s)",
-            hint="is it a DICOM SCP? look into its log",
+            hint="it may not take our certificate: look into its log"
+            if peer.tls
+            else "is it a DICOM SCP? does it want TLS? look into its log",
             is_retryable=True,
         )
     cause = (answer.result_source or 0, answer.diagnostic or 0)
@@ -221,6 +290,8 @@ def _refused_association(
         _CALLING_AE_UNKNOWN: f"ask its administrator to add our AE title {calling_ae}",
         _CALLED_AE_UNKNOWN: f"correct ae_title of [[peer]] {peer.name} in the configuration",
     }
+    if peer.username is not None:
+        hints[_IDENTITY_REFUSED] = f"check username and passcode of [[peer]] {peer.name}"
     is_permanent = answer.result == _REJECTED_PERMANENT
     return DeliveryError(
         f"peer {peer.name} rejects the association"

@@ -6,6 +6,7 @@ key with meaning, unit and default stands in `deploy/hilum.example.toml`.
 
 import difflib
 import ipaddress
+import re
 import socket
 import tomllib
 from collections import Counter
@@ -14,18 +15,35 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 
 from node.errors import ConfigError
 
 ANY_AE_TITLE = "*"
 """Stands for every calling AE title; allowed for peers on the loopback address only."""
 
+ANY_HOST = "*"
+"""Stands for every address; allowed for peers only that are told by their certificate."""
+
+FINGERPRINT_PREFIX = "sha256:"
+"""What stands before a fingerprint, where a certificate may also be the path of a file."""
+
+_FINGERPRINT = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}")
+
 AeTitle = Annotated[
     str, Field(min_length=1, max_length=16, pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Host = Annotated[str, Field(min_length=1)]
+File = Annotated[Path, Strict(strict=False)]
 Patterns = Annotated[tuple[str, ...], Strict(strict=False), Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
@@ -51,7 +69,7 @@ class NodeSection(_Section):
     ae_title: AeTitle = "HILUM"
     host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
-    data: Annotated[Path, Strict(strict=False)] = Path("hilum-data")
+    data: File = Path("hilum-data")
     database: str | None = None
     quiet_s: NotNegative = 60.0
     incomplete_s: NotNegative | None = None
@@ -92,6 +110,16 @@ class NodeSection(_Section):
         return self.database or f"sqlite:///{self.data / 'index.sqlite'}"
 
 
+class TlsSection(_Section):
+    """`[tls]`: our certificate, and whose certificates we trust (PS3.15 B.12)."""
+
+    certificate: File
+    key: File
+    peer_authorities: File
+    port: Annotated[int, Field(ge=0, le=65535)] = 2762
+    require: bool = False
+
+
 class WebSection(_Section):
     """`[web]`: where the page will listen. Read and checked; the page itself is not built yet."""
 
@@ -108,23 +136,86 @@ class Peer(_Section):
     port: Port | None = None
     roles: Annotated[tuple[Annotated[Role, Strict(strict=False)], ...], Strict(strict=False)]
     quiet_s: NotNegative | None = None
+    tls: bool = False
+    certificate: Annotated[str, Field(min_length=1)] | None = None
+    username: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    passcode: Annotated[SecretStr, Strict(strict=False), Field(min_length=1)] | None = None
+    passcode_file: File | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Peer":
+        problems: list[str] = []
         if not self.roles:
-            raise ValueError("roles is empty: a peer that may do nothing is an unknown peer")
+            problems.append("roles is empty: a peer that may do nothing is an unknown peer")
         if Role.RECEIVE in self.roles and self.port is None:
-            raise ValueError("port is missing: a peer that receives needs one")
+            problems.append("port is missing: a peer that receives needs one")
         if self.ae_title == ANY_AE_TITLE and (
             not is_loopback(self.host) or self.roles != (Role.SEND,)
         ):
-            raise ValueError('ae_title "*" is allowed for a sender on the loopback address only')
+            problems.append('ae_title "*" is allowed for a sender on the loopback address only')
+        problems += self._access_problems()
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
+    def _access_problems(self) -> list[str]:
+        """Return what is wrong with how the peer proves who it is."""
+        problems: list[str] = []
+        if self.host == ANY_HOST and self.certificate is None:
+            problems.append('host "*" is allowed for a peer with a certificate only')
+        if self.host == ANY_HOST and self.port is not None:
+            problems.append('host "*" is no place to call: leave out port, or name the host')
+        if self.tls and self.port is None:
+            problems.append("tls is how we call the peer: it needs a port")
+        if (self.certificate or "").startswith(FINGERPRINT_PREFIX):
+            digits = (self.certificate or "").removeprefix(FINGERPRINT_PREFIX)
+            if not _FINGERPRINT.fullmatch(digits):
+                problems.append("certificate is no SHA-256 fingerprint: 64 hexadecimal digits")
+        if self.passcode is not None and self.passcode_file is not None:
+            problems.append("passcode and passcode_file are both given: leave out one")
+        if self.username is None and (self.passcode or self.passcode_file):
+            problems.append("username is missing: a passcode needs one")
+        return problems
+
+    @property
+    def has_passcode(self) -> bool:
+        """Whether its user identity includes a passcode."""
+        return self.passcode is not None or self.passcode_file is not None
+
+    def read_passcode(self) -> str | None:
+        """Return the peer's passcode, from its file if it has one there; None: it has none.
+
+        Raises:
+            ConfigError: The file cannot be read, is empty or no text.
+        """
+        if self.passcode_file is None:
+            return None if self.passcode is None else self.passcode.get_secret_value()
+        key = f"peer {self.name!r}: passcode_file {self.passcode_file}"
+        try:
+            text = self.passcode_file.read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise ConfigError([f"{key}: {error.strerror or error}"]) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError([f"{key} is no text in UTF-8"]) from error
+        if not text:
+            raise ConfigError([f"{key} is empty: write the passcode into its first line"])
+        return text
+
     def admits(self, calling_ae: str, address: str) -> bool:
-        """Tell whether an association from this AE title and address comes from this peer."""
-        if self.ae_title not in (ANY_AE_TITLE, calling_ae):
-            return False
+        """Tell whether this AE title and address alone show that an association is this peer's.
+
+        False for a peer that must show its certificate: `node.admission` looks at that.
+        """
+        return self.certificate is None and self.is_titled(calling_ae) and self.is_at(address)
+
+    def is_titled(self, calling_ae: str) -> bool:
+        """Tell whether the peer calls under this AE title."""
+        return self.ae_title in (ANY_AE_TITLE, calling_ae)
+
+    def is_at(self, address: str) -> bool:
+        """Tell whether the peer calls from this address; a host that is no name is nowhere."""
+        if self.host == ANY_HOST:
+            return True
         if is_loopback(self.host):
             return is_loopback(address)
         try:
@@ -161,6 +252,7 @@ class Config(_Section):
     """The whole configuration."""
 
     node: NodeSection = NodeSection()
+    tls: TlsSection | None = None
     web: WebSection = WebSection()
     peer: Annotated[tuple[Peer, ...], Strict(strict=False)] = ()
     protocol: Annotated[tuple[Protocol, ...], Strict(strict=False)] = ()
@@ -235,10 +327,27 @@ def read_config(path: Path | None) -> Config:
         # the checks across sections ran only if every section was sound: catch up with them
         every = [*_problems(error), *_cross_problems(document)]
         raise ConfigError(list(dict.fromkeys(every))) from error
-    if config.node.data.is_absolute():
-        return config
-    node = config.node.model_copy(update={"data": path.parent / config.node.data})
-    return config.model_copy(update={"node": node})
+    return _rooted(config, path.parent)
+
+
+def _rooted(config: Config, folder: Path) -> Config:
+    """Return the configuration with every relative path relative to `folder`."""
+
+    def copied(section: _Section, *keys: str) -> Any:
+        found = {key: getattr(section, key) for key in keys}
+        changes = {key: folder / value for key, value in found.items() if value is not None}
+        if "certificate" in changes and isinstance(section, Peer):
+            is_file = not str(section.certificate).startswith(FINGERPRINT_PREFIX)
+            changes["certificate"] = str(changes["certificate"]) if is_file else section.certificate
+        return section.model_copy(update=changes)
+
+    return config.model_copy(
+        update={
+            "node": copied(config.node, "data"),
+            "tls": config.tls and copied(config.tls, "certificate", "key", "peer_authorities"),
+            "peer": tuple(copied(p, "certificate", "passcode_file") for p in config.peer),
+        }
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -256,6 +365,7 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
     """Return what is wrong between sections; `document` may be unsound in itself."""
     peers, protocols = _tables(document, "peer"), _tables(document, "protocol")
     problems = [f"peer name {name!r} is used twice" for name in _twice(peers)]
+    problems += _tls_problems(document, peers)
     problems += [f"protocol name {name!r} is used twice" for name in _twice(protocols)]
     receivers = {str(p.get("name")) for p in peers if Role.RECEIVE in _texts(p, "roles")}
     for protocol in protocols:
@@ -271,6 +381,24 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
             for name, count in destinations.items()
             if count > 1
         ]
+    return problems
+
+
+def _tls_problems(document: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]) -> list[str]:
+    if document.get("tls") is None:
+        return [
+            f"peer {peer.get('name')!r}: {key} needs our own certificate: add the section [tls]"
+            for peer in peers
+            for key in ("tls", "certificate")
+            if peer.get(key)
+        ]
+    found = (document.get("node", {}), document["tls"])
+    node, tls = (table if isinstance(table, dict) else {} for table in found)
+    problems = []
+    if node.get("transport") == "plain":
+        problems.append('node.transport = "plain" has no TLS: leave out transport, or [tls]')
+    if node.get("port", 11112) == tls.get("port", 2762) != 0:
+        problems.append("tls.port is node.port: the encrypted listener needs a port of its own")
     return problems
 
 
@@ -316,6 +444,7 @@ def _key(location: tuple[int | str, ...]) -> str:
 def _suggestion(key: str, location: tuple[int | str, ...]) -> str:
     sections: dict[str, type[BaseModel]] = {
         "node": NodeSection,
+        "tls": TlsSection,
         "web": WebSection,
         "peer": Peer,
         "protocol": Protocol,

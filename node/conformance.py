@@ -1,13 +1,11 @@
-"""What the node speaks: SOP classes, transfer syntaxes, statuses, and their rendering.
+"""What the node speaks: statuses, names, and the conformance statement.
 
-The tables are data; `scp` and `header` obey them and `conformance_statement` prints them, so that
-the statement cannot differ from what runs. Opens no socket and knows no association.
+`scp` and `header` obey the tables here and in `storage_classes`, and `conformance_statement` prints
+them, so that the statement cannot differ from what runs. Opens no socket and knows no association.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from pydicom import uid
 from pydicom.uid import UID
 
 from node.config import Config, Role
@@ -17,6 +15,31 @@ from node.errors import (
     UnfitObjectError,
     UnreadableObjectError,
 )
+from node.storage_classes import (
+    ACCEPTED,
+    IMAGE_SYNTAXES,
+    KEPT,
+    KEPT_SYNTAXES,
+    MODALITY_OF,
+    OTHERS,
+    PERHAPS_LOSSY,
+    SENT,
+    SENT_SYNTAXES,
+    SYNTAX_SETS,
+    StorageClass,
+    accepted,
+)
+
+__all__ = [
+    "ACCEPTED",
+    "MODALITY_OF",
+    "SENT",
+    "SENT_SYNTAXES",
+    "StorageClass",
+    "accepted",
+    "conformance_statement",
+    "status_of",
+]
 
 MANUFACTURER = "Hilum"
 """Manufacturer (0008,0070) of our own objects."""
@@ -33,7 +56,7 @@ VERIFICATION = UID("1.2.840.10008.1.1")
 """Verification SOP class (PS3.4 Annex A); pydicom has no name for it."""
 
 SUCCESS = 0x0000
-"""The object is safe: file and index row survive a power cut."""
+"""The object is safe: its file and the journal record of it survive a power cut."""
 PROCESSING_FAILURE = 0x0110
 NOT_AUTHORISED = 0x0124
 """PS3.7 Annex C."""
@@ -53,86 +76,6 @@ STATUS_OF: Mapping[type[NodeError], int] = {
 MAX_PDU_BYTES = 131072
 """Longest PDU that we receive: few, large reads."""
 
-UNCOMPRESSED = (
-    uid.ExplicitVRLittleEndian,
-    uid.ImplicitVRLittleEndian,
-    uid.DeflatedExplicitVRLittleEndian,
-    uid.ExplicitVRBigEndian,
-)
-LOSSLESS = (
-    uid.JPEGLosslessSV1,
-    uid.JPEGLSLossless,
-    uid.JPEG2000Lossless,
-    uid.RLELossless,
-)
-PERHAPS_LOSSY = (uid.JPEG2000, uid.JPEGBaseline8Bit)
-"""Accepted as sent; whether a lossy image may be computed with is decided later."""
-
-IMAGE_SYNTAXES = UNCOMPRESSED + LOSSLESS + PERHAPS_LOSSY
-SENT_SYNTAXES = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
-
-
-@dataclass(frozen=True, slots=True)
-class StorageClass:
-    """A storage SOP class in one direction.
-
-    Attributes:
-        modality: What Modality (0008,0060) must say.
-        transfer_syntaxes: Those we accept, or propose.
-        use: What for.
-    """
-
-    sop_class_uid: UID
-    modality: str
-    transfer_syntaxes: tuple[UID, ...]
-    use: str
-
-
-ACCEPTED = (
-    StorageClass(uid.CTImageStorage, "CT", IMAGE_SYNTAXES, "planning CT"),
-    StorageClass(uid.EnhancedCTImageStorage, "CT", IMAGE_SYNTAXES, "kept, not computed"),
-    StorageClass(
-        uid.LegacyConvertedEnhancedCTImageStorage, "CT", IMAGE_SYNTAXES, "kept, not computed"
-    ),
-    StorageClass(uid.MRImageStorage, "MR", IMAGE_SYNTAXES, "MR to register"),
-    StorageClass(uid.EnhancedMRImageStorage, "MR", IMAGE_SYNTAXES, "MR to register"),
-    StorageClass(uid.RTStructureSetStorage, "RTSTRUCT", UNCOMPRESSED, "targets and organs"),
-    StorageClass(uid.RTDoseStorage, "RTDOSE", UNCOMPRESSED, "kept with its case"),
-    StorageClass(uid.RTPlanStorage, "RTPLAN", UNCOMPRESSED, "kept with its case"),
-    StorageClass(uid.RTIonPlanStorage, "RTPLAN", UNCOMPRESSED, "kept with its case"),
-    StorageClass(uid.SpatialRegistrationStorage, "REG", UNCOMPRESSED, "where the MR may lie"),
-    StorageClass(
-        uid.DeformableSpatialRegistrationStorage, "REG", UNCOMPRESSED, "kept with its case"
-    ),
-    StorageClass(
-        uid.SegmentationStorage, "SEG", (*UNCOMPRESSED, uid.RLELossless), "kept, not computed"
-    ),
-    StorageClass(
-        uid.Comprehensive3DSRStorage, "SR", UNCOMPRESSED, "our own report, if a peer returns it"
-    ),
-)
-"""Storage SOP classes as SCP."""
-
-SENT = (
-    StorageClass(uid.MRImageStorage, "MR", SENT_SYNTAXES, "MR resampled on the planning CT"),
-    StorageClass(uid.SpatialRegistrationStorage, "REG", SENT_SYNTAXES, "MR frame to CT frame"),
-    StorageClass(
-        uid.DeformableSpatialRegistrationStorage,
-        "REG",
-        SENT_SYNTAXES,
-        "CT frame to MR frame, where a deformation is used",
-    ),
-    StorageClass(
-        uid.RTStructureSetStorage, "RTSTRUCT", SENT_SYNTAXES, "original and refined targets"
-    ),
-    StorageClass(uid.SegmentationStorage, "SEG", SENT_SYNTAXES, "what the report refers to"),
-    StorageClass(uid.Comprehensive3DSRStorage, "SR", SENT_SYNTAXES, "measurements (TID 1500)"),
-)
-"""Storage SOP classes as SCU."""
-
-MODALITY_OF: Mapping[str, str] = {row.sop_class_uid: row.modality for row in ACCEPTED}
-"""The Modality that an accepted SOP class demands."""
-
 
 def status_of(error: NodeError) -> int:
     """Return the C-STORE status that tells a sender of this error."""
@@ -142,9 +85,11 @@ def status_of(error: NodeError) -> int:
 def conformance_statement(config: Config) -> str:
     """Return the DICOM conformance statement in Markdown, in the order of PS3.2."""
     sections = (
-        _overview(),
+        _overview(config),
         _application_entity(config),
-        _sop_classes(),
+        _received_classes(config),
+        _sent_classes(),
+        _transfer_syntaxes(),
         _association_policies(config),
         _statuses(),
         _configuration(config),
@@ -153,10 +98,11 @@ def conformance_statement(config: Config) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _overview() -> str:
+def _overview(config: Config) -> str:
+    received = accepted(config)
     rows = [
-        (row.sop_class_uid.name, row.sop_class_uid, *_roles(row.sop_class_uid))
-        for row in {r.sop_class_uid: r for r in (*ACCEPTED, *SENT)}.values()
+        (row.sop_class_uid.name, row.sop_class_uid, *_roles(row.sop_class_uid, received))
+        for row in {r.sop_class_uid: r for r in (*received, *SENT)}.values()
     ]
     rows.append((VERIFICATION.name, VERIFICATION, "yes", "yes"))
     return (
@@ -168,8 +114,8 @@ def _overview() -> str:
     )
 
 
-def _roles(sop_class_uid: UID) -> tuple[str, str]:
-    is_received = any(row.sop_class_uid == sop_class_uid for row in ACCEPTED)
+def _roles(sop_class_uid: UID, received: Sequence[StorageClass]) -> tuple[str, str]:
+    is_received = any(row.sop_class_uid == sop_class_uid for row in received)
     is_sent = any(row.sop_class_uid == sop_class_uid for row in SENT)
     return "yes" if is_received else "no", "yes" if is_sent else "no"
 
@@ -178,7 +124,7 @@ def _application_entity(config: Config) -> str:
     rows = [
         ("AE title", config.node.ae_title),
         ("Application context name", "1.2.840.10008.3.1.1.1"),
-        ("Maximum PDU size received", f"{MAX_PDU_BYTES} bytes"),
+        ("Maximum PDU size received", f"{config.node.max_pdu_bytes} bytes"),
         ("Associations accepted at once", config.node.max_associations),
         ("Asynchronous operations", "none (window 1, 1)"),
         ("Implementation class UID", IMPLEMENTATION_CLASS_UID),
@@ -190,33 +136,78 @@ def _application_entity(config: Config) -> str:
     )
 
 
-def _sop_classes() -> str:
-    columns = ("SOP class", "Modality", "transfer syntaxes", "use")
-    received = [
-        (row.sop_class_uid.name, row.modality, _syntax_names(row.transfer_syntaxes), row.use)
-        for row in ACCEPTED
+def _received_classes(config: Config) -> str:
+    rows = [
+        (
+            row.sop_class_uid.name,
+            row.modality or "any",
+            _set_name(row.transfer_syntaxes),
+            "computed with" if row.is_computed else "kept",
+            row.use,
+        )
+        for row in accepted(config)
     ]
-    sent = [
-        (row.sop_class_uid.name, row.modality, _syntax_names(row.transfer_syntaxes), row.use)
+    also = (
+        f'`accept = "all"` is in force: every storage SOP class is taken, {len(OTHERS)} of them '
+        "beyond the usual ones."
+        if config.node.accept == "all"
+        else "Another SOP class is refused in negotiation, and the rest of the association goes "
+        f'on; `accept = "all"` in the configuration adds the other {len(OTHERS)} storage SOP '
+        "classes, which are then kept in any transfer syntax."
+    )
+    return (
+        "### 2.1 Storage as SCP\n\nOf the transfer syntaxes that the peer proposes in a "
+        "presentation context the one is taken that stands first in 2.3, whatever the peer's order "
+        "is: a lossy one only where there is no other. An object is kept byte for byte as it was "
+        "sent, and decoded only when a case is computed with it. What is kept only never changes a "
+        f"case and is never sent on. {also}\n\n"
+        + _table(("SOP class", "Modality", "transfer syntaxes", "what for", "use"), rows)
+    )
+
+
+def _sent_classes() -> str:
+    rows = [
+        (row.sop_class_uid.name, row.modality, _set_name(row.transfer_syntaxes), row.use)
         for row in SENT
     ]
-    used = dict.fromkeys(s for row in (*ACCEPTED, *SENT) for s in row.transfer_syntaxes)
+    return "### 2.2 Storage as SCU\n\nOnly what a result set needs is proposed.\n\n" + _table(
+        ("SOP class", "Modality", "transfer syntaxes", "use"), rows
+    )
+
+
+def _transfer_syntaxes() -> str:
+    used = dict.fromkeys(s for row in (*ACCEPTED, *KEPT, *OTHERS) for s in row.transfer_syntaxes)
+    rows = [
+        (
+            syntax.name,
+            syntax,
+            *("yes" if syntax in those else "no" for those in SYNTAX_SETS.values()),
+            _decoding(syntax),
+        )
+        for syntax in sorted(used, key=KEPT_SYNTAXES.index)
+    ]
     return (
-        "### 2.1 Storage as SCP\n\nOf the transfer syntaxes of a presentation context the first "
-        "supported one in the peer's order is taken. An object is kept byte for byte as it was "
-        "sent.\n\n"
-        + _table(columns, received)
-        + "\n\n### 2.2 Storage as SCU\n\nOnly what a result set needs is proposed.\n\n"
-        + _table(columns, sent)
-        + "\n\n### 2.3 Transfer syntaxes\n\n"
-        + _table(("transfer syntax", "UID"), [(s.name, s) for s in used])
-        + "\n\nVerification (C-ECHO) is accepted and proposed in Implicit VR Little Endian; it is "
+        "### 2.3 Transfer syntaxes\n\nIn the node's order of preference; the sets are those that "
+        "2.1 and 2.2 name.\n\n"
+        + _table(("transfer syntax", "UID", *SYNTAX_SETS, "decoded"), rows)
+        + "\n\nA case that is computed with an image that was compressed with loss, or perhaps "
+        "was, says so in a finding, whether the transfer syntax tells it or Lossy Image "
+        "Compression (0028,2110). 32-bit pixel data in Explicit VR Big Endian are read as words "
+        "of 16 bits, the less significant first (PS3.5 8.1.1); an object that was evidently "
+        "written otherwise is not computed with.\n\n"
+        "Verification (C-ECHO) is accepted and proposed in Implicit VR Little Endian; it is "
         "accepted in Explicit VR Little Endian, too."
     )
 
 
-def _syntax_names(syntaxes: tuple[UID, ...]) -> str:
-    return "; ".join(syntax.name for syntax in syntaxes)
+def _decoding(syntax: UID) -> str:
+    if syntax not in IMAGE_SYNTAXES:
+        return "no"
+    return "yes; lossy, or perhaps" if syntax in PERHAPS_LOSSY else "yes"
+
+
+def _set_name(syntaxes: tuple[UID, ...]) -> str:
+    return next(name for name, those in SYNTAX_SETS.items() if those == syntaxes)
 
 
 def _association_policies(config: Config) -> str:
@@ -249,8 +240,8 @@ def _association_policies(config: Config) -> str:
 
 def _statuses() -> str:
     rows = [
-        (f"0x{SUCCESS:04X}", "Success", "file and index row are on stable storage; also for an "
-         "object received before, and for another content under a known SOP Instance UID (both "
+        (f"0x{SUCCESS:04X}", "Success", "file and journal record are on stable storage; also for "
+         "an object received before, and for another content under a known SOP Instance UID (both "
          "versions are kept, the newest counts)"),
         (f"0x{OUT_OF_RESOURCES:04X}", "Refused: out of resources",
          "no room, or the disk refuses to write; send again later"),

@@ -35,7 +35,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, Status
 
 from node.association import CLOSING_GRACE_S, OpenAssociation, open_association
-from node.config import Peer
+from node.config import Peer, TlsSection
 from node.errors import DeliveryError, UnfitObjectError, UnreadableObjectError
 
 _LOG = logging.getLogger(__name__)
@@ -136,6 +136,7 @@ def send_instances(
     timeout_s: float,
     on_result: Callable[[InstanceDelivery], None] | None = None,
     slowest_bytes_per_s: float = SLOWEST_LINK_BYTES_PER_S,
+    tls: TlsSection | None = None,
 ) -> tuple[InstanceDelivery, ...]:
     """Return what became of each instance, in the order of `paths`.
 
@@ -153,6 +154,7 @@ def send_instances(
         on_result: Called at once for each instance about which the peer has decided, in order,
             so that the caller can persist it; not called for NOT_ATTEMPTED.
         slowest_bytes_per_s: A transfer slower than this counts as stalled.
+        tls: Our certificate, for a peer that is called over TLS.
 
     Raises:
         DeliveryError: No association could be opened, so nothing was sent.
@@ -170,7 +172,7 @@ def send_instances(
     deliveries: list[InstanceDelivery] = []
     for batch in _batches(outgoing):
         try:
-            with open_association(peer, calling_ae, _needed(batch), timeout_s) as opened:
+            with open_association(peer, calling_ae, _needed(batch), timeout_s, tls) as opened:
                 deliveries += _send_batch(opened, batch, on_result)
         except DeliveryError as error:
             if not deliveries:
@@ -183,14 +185,16 @@ def send_instances(
     return tuple(deliveries)
 
 
-def echo(peer: Peer, calling_ae: str, *, timeout_s: float) -> EchoResult:
+def echo(
+    peer: Peer, calling_ae: str, *, timeout_s: float, tls: TlsSection | None = None
+) -> EchoResult:
     """Return how fast a peer answers C-ECHO.
 
     Raises:
         DeliveryError: It cannot be reached, rejects us, or does not answer with success.
     """
     with open_association(
-        peer, calling_ae, ((Verification, ImplicitVRLittleEndian),), timeout_s
+        peer, calling_ae, ((Verification, ImplicitVRLittleEndian),), timeout_s, tls
     ) as opened:
         if not opened.accepted:
             raise DeliveryError(

@@ -1,68 +1,90 @@
 """Steps through an encoded data set and keeps the few values that are asked for.
 
 An element that nobody needs is stepped over, but its length is checked, so that a data set cut off
-anywhere is noticed. Never decodes pixel data, never writes, never guesses a transfer syntax.
-pydicom's own reader is not used here: it does not notice a cut within a value it skips, and its
-warnings quote values. Read PS3.5 section 7 first.
+anywhere is noticed. Never touches pixel data, never writes, never guesses a transfer syntax, never
+holds more than some tens of MB, whatever a data set claims. pydicom's own reader is not used here:
+it does not notice a cut within a value it skips, and its warnings quote values. Read PS3.5
+section 7 first.
+
+Where readers differ, a data set is refused rather than read in one of two ways: a wanted element
+that stands twice (pydicom takes the last, DCMTK the first), an item or delimiter where none may be,
+a delimiter with a length. Elements out of order are accepted; group lengths are ignored.
 """
 
-import math
+import mmap
 import struct
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom import config, uid
-from pydicom.charset import decode_bytes, default_encoding, python_encoding
-from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.uid import UID
 
+from node.attributes import Attributes, Values, uid_of
 from node.errors import UnreadableObjectError
+from node.inflation import Inflated
+from node.wanted_elements import (
+    ITEM,
+    ITEM_DELIMITER,
+    NOTHING,
+    SEQUENCE_DELIMITER,
+    SEQUENCE_VRS,
+    Keep,
+    Rule,
+    Wanted,
+    swapped,
+    wanted_elements,
+)
 
 PREAMBLE_BYTES = 128
 PREFIX = b"DICM"
 """What a DICOM file begins with (PS3.10 7.1)."""
 
-LARGEST_INFLATED_BYTES = 1 << 30
-"""A deflated data set that grows beyond this is refused: no object of radiotherapy is so large."""
-
 DEEPEST_NESTING = 32
 """Sequences within sequences beyond this are refused; real objects stay below ten."""
 
+MOST_STEPS = 5_000_000
+"""A data set with more elements, items and fragments is refused: seconds of work.
+
+A structure set of 300,000 contours has three million.
+"""
+
+MOST_KEPT_BYTES = 32 << 20
+"""A data set of which more would be kept, with Python's own share, is refused.
+
+Enough for 100,000 referenced instances, or 50,000 ROIs.
+"""
+
+LONGEST_VALUE_BYTES = 1 << 16
+"""A wanted value longer than this is refused: no VR of one allows so much."""
+
+ITEM_COST_BYTES = 320
+VALUE_COST_BYTES = 128
+"""Python's share of a kept item and of a kept value, about."""
+
 UNDEFINED_LENGTH = 0xFFFFFFFF
-ITEM = 0xFFFEE000
-ITEM_DELIMITER = 0xFFFEE00D
-SEQUENCE_DELIMITER = 0xFFFEE0DD
-"""PS3.5 7.5."""
 
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 """Value representations with a length of four, or of two bytes (PS3.5 7.1.2)."""
 
-_ESCAPE = b"\x1b"
-_BACKSLASH_AND_CARET = {0x5C, 0x5E}
-_DECIMAL_CHARACTERS = frozenset("0123456789+-.eE\\ ")
-_PIXEL_DATA = tag_for_keyword("PixelData")
+_FRAGMENTED_VRS = frozenset((b"OB", b"OW"))
+_PIXEL_DATA = 0x7FE00010
+_TAGS = (ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER, _PIXEL_DATA)
+_MARKS = frozenset(_TAGS[:3]) | frozenset(map(swapped, _TAGS[:3]))
+_FILE_META = wanted_elements("TransferSyntaxUID")
 
-Values = dict[str, Any]
-"""Raw values by keyword: bytes, or a list of items for a sequence."""
-
-
-def wanted_elements(keywords: str) -> dict[int, tuple[str, bool]]:
-    """Return what `read_elements` is to keep, by tag: keyword, and whether it is a sequence."""
-    tags = {keyword: tag_for_keyword(keyword) for keyword in keywords.split()}
-    return {
-        tag: (keyword, dictionary_VR(tag) == "SQ")
-        for keyword, tag in tags.items()
-        if tag is not None
-    }
+Encoded = bytes | bytearray | memoryview | mmap.mmap
+"""An encoded data set; of a mapped file only the pages of the header are touched."""
 
 
-def read_elements(
-    encoded: bytes, transfer_syntax_uid: str, wanted: Mapping[int, tuple[str, bool]]
-) -> "Attributes":
-    """Return the wanted values of a data set, at whatever depth they stand.
+def read_elements(encoded: Encoded, transfer_syntax_uid: str, wanted: Wanted) -> Attributes:
+    """Return the wanted values of a data set.
+
+    Looks into the sequences of which something within is kept, and into those of undefined length,
+    whose end is not known otherwise.
 
     Args:
         encoded: The data set, without file meta information.
@@ -70,19 +92,15 @@ def read_elements(
         wanted: Made by `wanted_elements`.
 
     Raises:
-        UnreadableObjectError: It cannot be parsed, or ends early.
+        UnreadableObjectError: It cannot be parsed, ends early, or is beyond a limit.
     """
-    syntax = UID(transfer_syntax_uid, validation_mode=config.IGNORE)  # else it warns in words
-    if not syntax.is_valid or syntax.is_private or not syntax.is_transfer_syntax:
-        raise UnreadableObjectError("the transfer syntax is not known")
-    if syntax == uid.DeflatedExplicitVRLittleEndian:
-        encoded = _inflated(encoded)
-    if not encoded:
+    layout = _layout_of(transfer_syntax_uid)
+    content = Inflated(encoded) if layout.is_deflated else encoded
+    if not len(content):
         raise UnreadableObjectError("the data set is empty")
-    is_little = syntax.is_little_endian
-    steps = _Steps(encoded, wanted, is_implicit=syntax.is_implicit_VR, is_little_endian=is_little)
-    values, _ = steps.dataset(0, len(encoded), is_delimited=False, depth=0)
-    return Attributes(values, is_little_endian=is_little)
+    values: Values = {}
+    _Steps(content, layout, _Room()).whole(wanted, values)
+    return Attributes(values, is_little_endian=layout.is_little_endian)
 
 
 def encoded_from_file(path: Path) -> tuple[str, bytes]:
@@ -95,213 +113,298 @@ def encoded_from_file(path: Path) -> tuple[str, bytes]:
         content = path.read_bytes()
     except OSError as error:
         raise UnreadableObjectError(f"cannot be read: {error.strerror}") from error
-    if content[PREAMBLE_BYTES : PREAMBLE_BYTES + len(PREFIX)] != PREFIX:
-        raise UnreadableObjectError("no DICOM file: the prefix DICM is missing")
     start = PREAMBLE_BYTES + len(PREFIX)
-    wanted = wanted_elements("TransferSyntaxUID")
-    steps = _Steps(content, wanted, is_implicit=False, is_little_endian=True)
-    meta, end = steps.file_meta(start)
+    if content[PREAMBLE_BYTES:start] != PREFIX:
+        raise UnreadableObjectError("no DICOM file: the prefix DICM is missing")
+    end = _behind_file_meta(content, start)
+    meta: Values = {}
+    _Steps(content[start:end], _layout_of(uid.ExplicitVRLittleEndian), _Room()).whole(
+        _FILE_META, meta
+    )
     syntax = uid_of(meta, "TransferSyntaxUID")
     if not syntax:
         raise UnreadableObjectError("the file meta information names no transfer syntax")
     return syntax, content[end:]
 
 
-def _inflated(encoded: bytes) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+def _behind_file_meta(content: bytes, position: int) -> int:
+    """Return where the data set begins, whatever the group length says."""
+    layout = _layout_of(uid.ExplicitVRLittleEndian)
     try:
-        inflated = inflater.decompress(encoded, LARGEST_INFLATED_BYTES)
-    except zlib.error as error:
-        raise UnreadableObjectError("the deflated data set cannot be inflated") from error
-    if inflater.unconsumed_tail or not inflater.eof:
-        raise UnreadableObjectError("the deflated data set ends early or is too large")
-    return inflated
+        while content[position : position + 2] == b"\x02\x00":
+            _, vr, length = layout.header.unpack_from(content, position)
+            position += 8
+            if vr in LONG_VRS:
+                length = layout.length.unpack_from(content, position)[0]
+                position += 4
+            position += length
+    except struct.error as error:
+        raise UnreadableObjectError("the data set ends within an element") from error
+    return position
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How elements stand in a transfer syntax; a tag is one number in its byte order.
+
+    Attributes:
+        header: Tag and length; or tag, VR and short length.
+        item: Tag and length of an item or delimiter.
+        length: A long length.
+    """
+
+    is_implicit: bool
+    is_little_endian: bool
+    is_deflated: bool
+    header: struct.Struct
+    item: struct.Struct
+    length: struct.Struct
+    item_tag: int
+    item_delimiter: int
+    sequence_delimiter: int
+    pixel_data: int
+
+
+@lru_cache(maxsize=64)
+def _layout_of(transfer_syntax_uid: str) -> _Layout:
+    syntax = UID(transfer_syntax_uid, validation_mode=config.IGNORE)  # else it warns in words
+    if not syntax.is_valid or syntax.is_private or not syntax.is_transfer_syntax:
+        raise UnreadableObjectError("the transfer syntax is not known")
+    order = "<" if syntax.is_little_endian else ">"
+    item, item_end, sequence_end, pixel_data = (
+        map(swapped, _TAGS) if syntax.is_little_endian else _TAGS
+    )
+    return _Layout(
+        is_implicit=syntax.is_implicit_VR,
+        is_little_endian=syntax.is_little_endian,
+        is_deflated=syntax == uid.DeflatedExplicitVRLittleEndian,
+        header=struct.Struct(order + ("LL" if syntax.is_implicit_VR else "L2sH")),
+        item=struct.Struct(order + "LL"),
+        length=struct.Struct(order + "L"),
+        item_tag=item,
+        item_delimiter=item_end,
+        sequence_delimiter=sequence_end,
+        pixel_data=pixel_data,
+    )
+
+
+class _Element(NamedTuple):
+    """An element that must be looked at.
+
+    Attributes:
+        start: Where its value begins.
+        stop: Where it ends; if `is_open` (undefined length), a delimiter must come before.
+    """
+
+    tag: int
+    vr: bytes
+    start: int
+    stop: int
+    is_open: bool
+
+
+@dataclass(slots=True)
+class _Room:
+    """What a data set may still cost."""
+
+    steps: int = MOST_STEPS
+    kept_bytes: int = MOST_KEPT_BYTES
+
+    def step(self, count: int) -> None:
+        self.steps -= count
+        if self.steps < 0:
+            raise UnreadableObjectError(f"the data set has more than {MOST_STEPS} elements")
+
+    def keep(self, size_bytes: int) -> None:
+        self.kept_bytes -= size_bytes
+        if self.kept_bytes < 0:
+            raise UnreadableObjectError("the header has too many items or references")
 
 
 class _Steps:
     """Steps through an encoded data set, keeps the wanted values, checks every length."""
 
-    def __init__(
-        self,
-        content: bytes,
-        wanted: Mapping[int, tuple[str, bool]],
-        *,
-        is_implicit: bool,
-        is_little_endian: bool,
-    ) -> None:
+    def __init__(self, content: Encoded | Inflated, layout: _Layout, room: _Room) -> None:
         self._content = content
-        self._wanted = wanted
-        self._is_implicit = is_implicit
-        order = "<" if is_little_endian else ">"
-        self._tag = struct.Struct(order + "HH")
-        self._short = struct.Struct(order + "H")
-        self._long = struct.Struct(order + "L")
+        self._layout = layout
+        self._room = room
+        self._header = _unpacking(layout.header, content)
+        self._item = _unpacking(layout.item, content)
+        self._length = _unpacking(layout.length, content)
 
-    def file_meta(self, position: int) -> tuple[Values, int]:
-        """Return the values of group 0002 and the place where the data set begins."""
-        values: Values = {}
-        while self._content[position : position + 2] == b"\x02\x00":
-            tag, _, length, position = self._element_header(position, len(self._content))
-            if tag in self._wanted:
-                values[self._wanted[tag][0]] = self._content[position : position + length]
-            position += length
-        return values, position
-
-    def dataset(
-        self, position: int, end: int, *, is_delimited: bool, depth: int
-    ) -> tuple[Values, int]:
-        """Return the wanted values of a data set or item, and the place behind it."""
-        if depth > DEEPEST_NESTING:
-            raise UnreadableObjectError("sequences are nested too deeply")
-        values: Values = {}
-        while position < end:
-            tag, vr, length, position = self._element_header(position, end)
-            if tag == ITEM_DELIMITER and is_delimited:
-                return values, position
-            keyword, is_sequence = self._wanted.get(tag, ("", False))
-            value: Any
-            if length == UNDEFINED_LENGTH:
-                value, position = self._undefined(tag, vr, position, end, depth)
-                is_kept = is_sequence
-            else:
-                stop = position + length
-                if stop > end:
-                    raise UnreadableObjectError(f"the data set ends within element {_name(tag)}")
-                if is_sequence:
-                    value, _ = self._within(vr)._items(
-                        position, stop, is_delimited=False, depth=depth
-                    )
-                elif keyword:
-                    value = self._content[position:stop]
-                position = stop
-                is_kept = bool(keyword)
-            if is_kept:
-                values[keyword] = value
-            elif tag == _PIXEL_DATA:
-                values["PixelData"] = b""  # that it is there; its value is nobody's business here
-        if is_delimited:
-            raise UnreadableObjectError("the data set ends within a sequence item")
-        return values, position
-
-    def _element_header(self, position: int, end: int) -> tuple[int, bytes, int, int]:
-        """Return tag, VR (empty where none is encoded), length, and the place of the value."""
-        vr = b""
+    def whole(self, wanted: Wanted, values: Values) -> None:
+        """Step over all of the content."""
         try:
-            group, element = self._tag.unpack_from(self._content, position)
-            tag = group << 16 | element
-            if self._is_implicit or group == ITEM >> 16:
-                length, value = self._long.unpack_from(self._content, position + 4)[0], position + 8
-            else:
-                vr = self._content[position + 4 : position + 6]
-                if vr in SHORT_VRS:
-                    length = self._short.unpack_from(self._content, position + 6)[0]
-                    value = position + 8
-                elif vr in LONG_VRS:
-                    length = self._long.unpack_from(self._content, position + 8)[0]
-                    value = position + 12
-                else:
-                    raise UnreadableObjectError(f"element {_name(tag)} has no known VR")
+            self._elements(0, len(self._content), wanted, values, is_open=False, depth=0)
         except struct.error as error:
             raise UnreadableObjectError("the data set ends within an element") from error
-        if value > end:
-            raise UnreadableObjectError("the data set ends within an element")
-        return tag, vr, length, value
 
-    def _undefined(
-        self, tag: int, vr: bytes, position: int, end: int, depth: int
-    ) -> tuple[list[Values], int]:
-        if tag == _PIXEL_DATA:
-            return [], self._behind_fragments(position, end)
-        return self._within(vr)._items(position, end, is_delimited=True, depth=depth)
+    def _elements(
+        self, position: int, end: int, wanted: Wanted, values: Values, *, is_open: bool, depth: int
+    ) -> int:
+        """Step over the elements of a data set or item; return the place behind it.
 
-    def _within(self, vr: bytes) -> "_Steps":
-        """Return what steps through a sequence; of unknown VR it is implicit (PS3.5 6.2.2)."""
-        if vr != b"UN":
-            return self
-        return _Steps(self._content, self._wanted, is_implicit=True, is_little_endian=True)
+        The loop that receiving waits for: most elements cost one turn and no call of ours.
+
+        Args:
+            position: Where the first element stands.
+            end: Where the last one ends; if `is_open`, a delimiter must come before.
+            wanted: What to keep.
+            values: Gets what is kept.
+            is_open: Whether an item delimiter ends it.
+            depth: How many sequences it stands in.
+        """
+        content, header, is_implicit = self._content, self._header, self._layout.is_implicit
+        rules = wanted.little if self._layout.is_little_endian else wanted.big
+        tag, vr, turn = 0, b"", 0
+        for turn in range(self._room.steps + 1):
+            if position >= end:
+                break
+            start = position + 8
+            if is_implicit:
+                tag, length = header(content, position)
+            else:
+                tag, vr, length = header(content, position)
+                if vr not in SHORT_VRS:
+                    if vr in LONG_VRS:
+                        length = self._length(content, start)[0]
+                        start += 4
+                    elif tag not in _MARKS:
+                        raise UnreadableObjectError(f"element {self._name(tag)} has no known VR")
+            if tag not in rules and length != UNDEFINED_LENGTH:
+                position = start + length
+            elif tag in _MARKS:
+                self._room.step(turn + 1)
+                return self._behind_delimiter(position, end, is_open=is_open)
+            else:
+                is_open_value = length == UNDEFINED_LENGTH
+                stop = end if is_open_value else start + length
+                if start > end or stop > end:
+                    position = end + 1
+                    break
+                found = _Element(tag, vr, start, stop, is_open_value)
+                position = self._keep(found, rules.get(tag), values, depth)
+        self._room.step(turn + 1)
+        if position > end:
+            raise UnreadableObjectError(f"the data set ends within element {self._name(tag)}")
+        if is_open:
+            raise UnreadableObjectError("the data set ends within a sequence item")
+        return position
+
+    def _behind_delimiter(self, position: int, end: int, *, is_open: bool) -> int:
+        tag, length = self._item(self._content, position)
+        if not is_open or tag != self._layout.item_delimiter or length or position + 8 > end:
+            raise UnreadableObjectError("an item or a delimiter stands where none may be")
+        return position + 8
+
+    def _keep(self, found: _Element, rule: Rule | None, values: Values, depth: int) -> int:
+        """Keep what is wanted of an element, or only step over it; return the place behind it.
+
+        A wanted element whose VR is none that it may have counts as empty.
+        """
+        if rule is None:
+            return self._behind(found, depth)
+        keyword, keep, is_fit = rule.keyword, rule.keep, found.vr in rule.vrs
+        if keyword in values:
+            raise UnreadableObjectError(f"element {self._name(found.tag)} stands twice")
+        into: list[Values] | Values = values
+        if keep is Keep.VALUE:
+            values[keyword] = self._value(found) if is_fit else b""
+        elif keep is Keep.EACH:
+            if is_fit:
+                values[self._value(found, known=values)] = None
+        elif keep is Keep.PRESENCE:
+            behind, delimiter = self._behind(found, depth), 8 * found.is_open
+            values[keyword] = is_fit and behind - found.start > delimiter
+            return behind
+        elif keep is not Keep.WITHIN:
+            values[keyword] = into = [] if keep is Keep.ITEMS else {}
+        if is_fit and rule.inner is not NOTHING:
+            return self._items(found, rule.inner, into, depth)
+        return self._behind(found, depth)
+
+    def _value(self, found: _Element, known: Values | None = None) -> bytes:
+        size_bytes = found.stop - found.start
+        if found.is_open or size_bytes > LONGEST_VALUE_BYTES:
+            raise UnreadableObjectError(f"element {self._name(found.tag)} is too long")
+        value = bytes(self._content[found.start : found.stop])
+        if known is None or value not in known:
+            self._room.keep(VALUE_COST_BYTES + size_bytes)
+        return value
+
+    def _behind(self, found: _Element, depth: int) -> int:
+        """Return the place behind an element of which nothing more is kept."""
+        if not found.is_open:
+            return found.stop
+        if found.tag == self._layout.pixel_data or found.vr in _FRAGMENTED_VRS:
+            return self._behind_fragments(found)
+        if found.vr in SEQUENCE_VRS:
+            return self._items(found, NOTHING, {}, depth)
+        raise UnreadableObjectError(f"element {self._name(found.tag)} has no length")
 
     def _items(
-        self, position: int, end: int, *, is_delimited: bool, depth: int
-    ) -> tuple[list[Values], int]:
-        items: list[Values] = []
-        while position < end:
-            tag, _, length, position = self._element_header(position, end)
-            if tag == SEQUENCE_DELIMITER and is_delimited:
-                return items, position
-            is_open = length == UNDEFINED_LENGTH
-            stop = end if is_open else position + length
-            if tag != ITEM or stop > end:
-                raise UnreadableObjectError("a sequence holds something else than whole items")
-            item, position = self.dataset(position, stop, is_delimited=is_open, depth=depth + 1)
-            items.append(item)
-        if is_delimited:
-            raise UnreadableObjectError("the data set ends within a sequence")
-        return items, position
+        self, found: _Element, inner: Wanted, into: list[Values] | Values, depth: int
+    ) -> int:
+        """Step over the items of a sequence; return the place behind it.
 
-    def _behind_fragments(self, position: int, end: int) -> int:
-        while position < end:
-            tag, _, length, position = self._element_header(position, end)
-            if tag == SEQUENCE_DELIMITER:
-                return position
-            position += length
-            if tag != ITEM or position > end:
+        Args:
+            found: The sequence.
+            inner: What to keep of each item.
+            into: Gets the items if it is a list, otherwise what is kept of all of them.
+            depth: How many sequences it stands in.
+        """
+        if depth >= DEEPEST_NESTING:
+            raise UnreadableObjectError("sequences are nested too deeply")
+        if found.vr == b"UN":  # then it is implicit (PS3.5 6.2.2)
+            implicit = _Steps(self._content, _layout_of(uid.ImplicitVRLittleEndian), self._room)
+            return implicit._items(found._replace(vr=b""), inner, into, depth)
+        _, _, position, stop, is_open = found
+        while position < stop:
+            tag, length = self._item(self._content, position)
+            position += 8
+            if is_open and tag == self._layout.sequence_delimiter and not length:
                 break
+            is_open_item = length == UNDEFINED_LENGTH
+            behind = stop if is_open_item else position + length
+            if tag != self._layout.item_tag or position > stop or behind > stop:
+                raise UnreadableObjectError("a sequence holds something else than whole items")
+            values: Values = {}
+            if isinstance(into, dict):
+                values = into
+            else:
+                self._room.keep(ITEM_COST_BYTES)
+                into.append(values)
+            position = self._elements(
+                position, behind, inner, values, is_open=is_open_item, depth=depth + 1
+            )
+        else:
+            if is_open:
+                raise UnreadableObjectError("the data set ends within a sequence")
+        if position > stop:
+            raise UnreadableObjectError("the data set ends within a sequence")
+        return position
+
+    def _behind_fragments(self, found: _Element) -> int:
+        """Return the place behind encapsulated pixel data (PS3.5 A.4)."""
+        position = found.start
+        while position + 8 <= found.stop:
+            self._room.step(1)
+            tag, length = self._item(self._content, position)
+            position += 8
+            if tag == self._layout.sequence_delimiter and not length:
+                return position
+            if tag != self._layout.item_tag:
+                break
+            position += length
         raise UnreadableObjectError("the data set ends within encapsulated pixel data")
 
-
-def _name(tag: int) -> str:
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
-
-
-class Attributes:
-    """The values that were kept; decodes them; what is absent or malformed is empty or None."""
-
-    def __init__(self, values: Values, *, is_little_endian: bool) -> None:
-        self.values = values
-        self._order: Any = "little" if is_little_endian else "big"
-        names = values.get("SpecificCharacterSet", b"").decode("ascii", "replace").split("\\")
-        self._codecs = [python_encoding.get(n.strip(" \0"), default_encoding) for n in names]
-
-    def items(self, *keywords: str) -> list[Values]:
-        """Return all items of a sequence, or of sequences within sequences."""
-        return list(descend([self.values], keywords))
-
-    def uid(self, keyword: str) -> str:
-        """Return a UID as sent, or an empty string."""
-        return uid_of(self.values, keyword)
-
-    def text(self, keyword: str, values: Values | None = None) -> str:
-        """Return text of the data set, or of one of its items, in its character set."""
-        raw: bytes = (self.values if values is None else values).get(keyword, b"")
-        if _ESCAPE in raw:
-            return decode_bytes(raw, self._codecs, _BACKSLASH_AND_CARET).strip(" \0")
-        return raw.decode(self._codecs[0], "replace").strip(" \0")
-
-    def number(self, keyword: str) -> int | None:
-        """Return an unsigned short."""
-        raw = self.values.get(keyword, b"")
-        return int.from_bytes(raw, self._order) if len(raw) == 2 else None
-
-    def decimals(self, keyword: str, count: int) -> Any:
-        """Return exactly `count` decimals, or None."""
-        text = self.text(keyword)
-        if not _DECIMAL_CHARACTERS.issuperset(text):
-            return None
-        try:
-            numbers = tuple(float(part) for part in text.split("\\"))
-        except ValueError:
-            return None
-        return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+    def _name(self, tag: int) -> str:
+        tag = swapped(tag) if self._layout.is_little_endian else tag
+        return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-def uid_of(values: Values, keyword: str) -> str:
-    """Return a UID of an item as sent, or an empty string."""
-    raw: bytes = values.get(keyword, b"")
-    return raw.decode("ascii", "replace").strip(" \0")
-
-
-def descend(items: Iterable[Values], keywords: tuple[str, ...]) -> Iterable[Values]:
-    """Return the items of sequences within sequences of the given items."""
-    for keyword in keywords:
-        items = [inner for item in items for inner in item.get(keyword, ())]
-    return items
+def _unpacking(form: struct.Struct, content: Encoded | Inflated) -> Callable[[Any, int], Any]:
+    """Return what unpacks a form at a place of the content."""
+    if isinstance(content, Inflated):
+        return lambda inflated, position: inflated.unpack(form, position)
+    return form.unpack_from

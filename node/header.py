@@ -4,7 +4,6 @@ Reads headers only. Never decodes pixel data, never judges whether an object is 
 (that is `handlers.decode`); it refuses only what cannot be what its SOP class says.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,40 +11,50 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import uid
-from pydicom.uid import RE_VALID_UID
 
+from node.attributes import Attributes, descend, distinct_uids, uid_of
 from node.conformance import MANUFACTURER, MODALITY_OF
-from node.element_reader import (
-    Attributes,
-    Values,
-    descend,
-    encoded_from_file,
-    read_elements,
-    uid_of,
-    wanted_elements,
-)
+from node.element_reader import Encoded, encoded_from_file, read_elements
 from node.errors import UnfitObjectError
+from node.wanted_elements import wanted_elements
 
 _INTEGER_STRING = re.compile(r"[0-9]{1,12}")
 _LENIENT_UID = re.compile(r"[0-9.]{1,64}")
+_LEGAL_UID = re.compile(r"(?=[0-9.]{1,64}\Z)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+"""PS3.5 9.1."""
+_CHECKED = (
+    "SpecificCharacterSet SOPClassUID SOPInstanceUID Modality PatientName PatientID "
+    "PatientBirthDate StudyInstanceUID SeriesInstanceUID ImagePositionPatient "
+    "ImageOrientationPatient FrameOfReferenceUID PixelSpacing"
+)
+_SCANNED = wanted_elements(_CHECKED, present="PixelData StructureSetROISequence")
 _WANTED = wanted_elements(
-    "ReferencedFrameOfReferenceSequence RTReferencedStudySequence RTReferencedSeriesSequence "
-    "ContourImageSequence StructureSetROISequence ROIContourSequence ContourSequence "
-    "ReferencedRTPlanSequence ReferencedStructureSetSequence RegistrationSequence "
-    "DeformableRegistrationSequence "
-    "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate AcquisitionDate "
-    "Modality Manufacturer SeriesDescription PatientName PatientID IssuerOfPatientID "
-    "PatientBirthDate PatientSex StudyInstanceUID SeriesInstanceUID ImagePositionPatient "
-    "ImageOrientationPatient FrameOfReferenceUID NumberOfFrames Rows Columns PixelSpacing "
-    "ReferencedSOPInstanceUID ROIName ReferencedFrameOfReferenceUID SourceFrameOfReferenceUID "
-    "StructureSetLabel"
+    f"{_CHECKED} ImageType StudyDate AcquisitionDate Manufacturer SeriesDescription "
+    "IssuerOfPatientID PatientSex NumberOfFrames Rows Columns StructureSetLabel "
+    "LossyImageCompression",
+    present="PixelData",
+    StructureSetROISequence=wanted_elements("ROIName ReferencedFrameOfReferenceUID"),
+    ReferencedFrameOfReferenceSequence=wanted_elements(
+        "FrameOfReferenceUID",
+        RTReferencedStudySequence=wanted_elements(
+            "",
+            RTReferencedSeriesSequence=wanted_elements(
+                "SeriesInstanceUID", ContourImageSequence="ReferencedSOPInstanceUID"
+            ),
+        ),
+    ),
+    ROIContourSequence="ContourSequence ContourImageSequence ReferencedSOPInstanceUID",
+    ReferencedRTPlanSequence="ReferencedSOPInstanceUID",
+    ReferencedStructureSetSequence="ReferencedSOPInstanceUID",
+    RegistrationSequence="FrameOfReferenceUID",
+    DeformableRegistrationSequence="SourceFrameOfReferenceUID",
 )
 _CT_CLASSES = (
     uid.CTImageStorage,
     uid.EnhancedCTImageStorage,
     uid.LegacyConvertedEnhancedCTImageStorage,
 )
-_MR_CLASSES = (uid.MRImageStorage, uid.EnhancedMRImageStorage)
+_IMAGE_CLASSES = (*_CT_CLASSES, uid.MRImageStorage, uid.EnhancedMRImageStorage)
 _IMAGE_PLANE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 """Type 1 in the Image Plane module (PS3.3 C.7.6.2), with their number of values."""
 
@@ -67,6 +76,8 @@ class InstanceHeader:
         registered_frame_uids: Registration: the frames of reference it maps, its own first.
         is_ours: Made by Hilum (equipment module).
         structure_set_label: Structure set: Structure Set Label, or empty.
+        lossy_image_compression: Lossy Image Compression (0028,2110): "01" if the pixels went
+            through a lossy compression at any time, "00" if not, or empty.
     """
 
     sop_instance_uid: str
@@ -97,10 +108,11 @@ class InstanceHeader:
     registered_frame_uids: tuple[str, ...] = ()
     is_ours: bool = False
     structure_set_label: str = ""
+    lossy_image_compression: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a form that `json` can write."""
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "InstanceHeader":
@@ -112,8 +124,50 @@ class InstanceHeader:
         return cls(**values)
 
 
-def header_from_bytes(encoded: bytes, transfer_syntax_uid: str) -> InstanceHeader:
+@dataclass(frozen=True, slots=True)
+class ScannedObject:
+    """What the receiving side needs of an object before it answers.
+
+    The patient's attributes are there for the log to hide, and empty where absent.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    patient_name: str = field(default="", repr=False)
+    patient_id: str = field(default="", repr=False)
+    patient_birth_date: str = field(default="", repr=False)
+
+
+def scan(encoded: Encoded, transfer_syntax_uid: str) -> ScannedObject:
+    """Make every check of a data set whose outcome its sender is told, quickly.
+
+    Looks at the top level only: sequences of defined length are stepped over. What is damaged
+    inside of them is found by `header_from_bytes`. Of a mapped file only the pages in which
+    elements begin are touched.
+
+    Args:
+        encoded: The data set, without file meta information.
+        transfer_syntax_uid: How it is encoded.
+
+    Raises:
+        UnreadableObjectError: It cannot be parsed, or ends early.
+        UnfitObjectError: It lacks what its SOP class demands; every lack is named.
+    """
+    found = read_elements(encoded, transfer_syntax_uid, _SCANNED)
+    _require_fit(found)
+    return ScannedObject(
+        sop_class_uid=found.uid("SOPClassUID"),
+        sop_instance_uid=found.uid("SOPInstanceUID"),
+        patient_name=found.text("PatientName"),
+        patient_id=found.text("PatientID"),
+        patient_birth_date=found.text("PatientBirthDate"),
+    )
+
+
+def header_from_bytes(encoded: Encoded, transfer_syntax_uid: str) -> InstanceHeader:
     """Return the header of a data set as a peer sends it, without file meta information.
+
+    Looks into the sequences of which the header tells something.
 
     Args:
         encoded: The data set.
@@ -133,24 +187,17 @@ def header_from_file(path: Path) -> InstanceHeader:
 
 
 def _header(found: Attributes, transfer_syntax_uid: str) -> InstanceHeader:
-    lacks: list[str] = []
-    sop_class_uid = _requireduid_of(found, "SOPClassUID", lacks)
-    modality = found.text("Modality")
-    _check_class(found, sop_class_uid, modality, lacks)
+    _require_fit(found)
+    sop_class_uid = found.uid("SOPClassUID")
     frame_uid, series_uid, instance_uids = _references(found, sop_class_uid)
-    sop_instance_uid = _requireduid_of(found, "SOPInstanceUID", lacks)
-    study_uid = _requireduid_of(found, "StudyInstanceUID", lacks)
-    own_series_uid = _requireduid_of(found, "SeriesInstanceUID", lacks)
-    if lacks:
-        raise UnfitObjectError("; ".join(lacks), hint="the sender must correct the object")
     frames = found.text("NumberOfFrames")
     return InstanceHeader(
-        sop_instance_uid=sop_instance_uid,
+        sop_instance_uid=found.uid("SOPInstanceUID"),
         sop_class_uid=sop_class_uid,
         transfer_syntax_uid=transfer_syntax_uid,
-        modality=modality,
-        study_instance_uid=study_uid,
-        series_instance_uid=own_series_uid,
+        modality=found.text("Modality"),
+        study_instance_uid=found.uid("StudyInstanceUID"),
+        series_instance_uid=found.uid("SeriesInstanceUID"),
         patient_id=found.text("PatientID"),
         issuer_of_patient_id=found.text("IssuerOfPatientID"),
         patient_name=found.text("PatientName"),
@@ -173,85 +220,91 @@ def _header(found: Attributes, transfer_syntax_uid: str) -> InstanceHeader:
         registered_frame_uids=_registered_frames(found, sop_class_uid, frame_uid),
         is_ours=found.text("Manufacturer") == MANUFACTURER,
         structure_set_label=found.text("StructureSetLabel"),
+        lossy_image_compression=found.text("LossyImageCompression"),
     )
 
 
-def _requireduid_of(found: Attributes, keyword: str, lacks: list[str]) -> str:
-    """Return a UID; the two that others refer to must be legal, the others free of other signs."""
+def _require_fit(found: Attributes) -> None:
+    """Refuse what cannot be what its SOP class says, and name all that it lacks."""
+    sop_class_uid = found.uid("SOPClassUID")
+    lacks = [
+        *_bad_uid(found, "SOPClassUID", _LEGAL_UID),
+        *_lacks_of_class(found, sop_class_uid),
+        *_bad_uid(found, "SOPInstanceUID", _LEGAL_UID),
+        *_bad_uid(found, "StudyInstanceUID", _LENIENT_UID),
+        *_bad_uid(found, "SeriesInstanceUID", _LENIENT_UID),
+    ]
+    if lacks:
+        raise UnfitObjectError("; ".join(lacks), hint="the sender must correct the object")
+
+
+def _bad_uid(found: Attributes, keyword: str, legal: re.Pattern[str]) -> Iterable[str]:
+    """Name a UID that is missing or illegal.
+
+    The two that others refer to must be legal, the others free of other signs.
+    """
     value = found.uid(keyword)
-    is_legal = bool(_LENIENT_UID.fullmatch(value))
-    if keyword.startswith("SOP"):
-        is_legal = is_legal and re.fullmatch(RE_VALID_UID, value) is not None
-    if not is_legal:
-        lacks.append(f"{keyword} is {'not a legal UID' if value else 'missing'}")
-    return value
+    if not legal.fullmatch(value):
+        yield f"{keyword} is {'not a legal UID' if value else 'missing'}"
 
 
-def _check_class(found: Attributes, sop_class_uid: str, modality: str, lacks: list[str]) -> None:
+def _lacks_of_class(found: Attributes, sop_class_uid: str) -> Iterable[str]:
     """Name what the SOP class demands and the object lacks, and nothing that only computing needs.
 
     An MR without frame of reference passes: the physicist is told, not the scanner.
     """
     demanded = MODALITY_OF.get(sop_class_uid)
-    if demanded is not None and modality != demanded:
-        lacks.append(f"Modality is not {demanded}, as its SOP class demands")
+    if demanded and found.text("Modality") != demanded:  # kept classes may have any modality
+        yield f"Modality is not {demanded}, as its SOP class demands"
     if sop_class_uid in _CT_CLASSES and not found.uid("FrameOfReferenceUID"):
-        lacks.append("FrameOfReferenceUID is missing")
-    if sop_class_uid in (*_CT_CLASSES, *_MR_CLASSES) and "PixelData" not in found.values:
-        lacks.append("PixelData is missing")
+        yield "FrameOfReferenceUID is missing"
+    if sop_class_uid in _IMAGE_CLASSES and not found.values.get("PixelData"):
+        yield "PixelData is missing"
     if sop_class_uid == uid.CTImageStorage:
-        lacks += [
-            f"{keyword} is missing or malformed"
-            for keyword, count in _IMAGE_PLANE.items()
-            if found.decimals(keyword, count) is None
-        ]
-    if sop_class_uid == uid.RTStructureSetStorage and not found.items("StructureSetROISequence"):
-        lacks.append("StructureSetROISequence is missing or empty")
+        for keyword, count in _IMAGE_PLANE.items():
+            if found.decimals(keyword, count) is None:
+                yield f"{keyword} is missing or malformed"
+    is_structure_set = sop_class_uid == uid.RTStructureSetStorage
+    if is_structure_set and not found.values.get("StructureSetROISequence"):
+        yield "StructureSetROISequence is missing or empty"
 
 
 def _references(found: Attributes, sop_class_uid: str) -> tuple[str, str, tuple[str, ...]]:
     """Return the frame of reference, the referenced series, and the referenced instances."""
     own_frame_uid = found.uid("FrameOfReferenceUID")
+    kept = found.values.get
     if sop_class_uid == uid.RTDoseStorage:
-        return own_frame_uid, "", _named(found.items("ReferencedRTPlanSequence"))
+        return own_frame_uid, "", distinct_uids(kept("ReferencedRTPlanSequence", ()))
     if sop_class_uid in (uid.RTPlanStorage, uid.RTIonPlanStorage):
-        return own_frame_uid, "", _named(found.items("ReferencedStructureSetSequence"))
+        return own_frame_uid, "", distinct_uids(kept("ReferencedStructureSetSequence", ()))
     if sop_class_uid != uid.RTStructureSetStorage:
         return own_frame_uid, "", ()
-    series = [
-        (len(one.get("ContourImageSequence", ())), frame, one)
-        for frame in found.items("ReferencedFrameOfReferenceSequence")
-        for one in descend([frame], ("RTReferencedStudySequence", "RTReferencedSeriesSequence"))
-    ]
-    listed = descend((one for _, _, one in series), ("ContourImageSequence",))
-    drawn = found.items("ROIContourSequence", "ContourSequence", "ContourImageSequence")
+    drawn = kept("ROIContourSequence", ())
     roi_frames = {
         uid_of(i, "ReferencedFrameOfReferenceUID") for i in found.items("StructureSetROISequence")
     }
     if len(roi_frames) == 1 and "" not in roi_frames:
         own_frame_uid = roi_frames.pop()
+    series = [
+        (one.get("ContourImageSequence", {}), frame, one)
+        for frame in found.items("ReferencedFrameOfReferenceSequence")
+        for one in descend([frame], ("RTReferencedStudySequence", "RTReferencedSeriesSequence"))
+    ]
     if not series:
-        return own_frame_uid, "", _named(drawn)
-    _, frame, largest = max(series, key=lambda one: one[0])
+        return own_frame_uid, "", distinct_uids(drawn)
+    _, frame, largest = max(series, key=lambda one: len(one[0]))
     return (
         own_frame_uid or uid_of(frame, "FrameOfReferenceUID"),
         uid_of(largest, "SeriesInstanceUID"),
-        _named([*listed, *drawn]),
+        distinct_uids(*(listed for listed, _, _ in series), drawn),
     )
-
-
-def _named(items: Iterable[Values]) -> tuple[str, ...]:
-    """Return the instances that items refer to, each once, in order."""
-    uids = (uid_of(item, "ReferencedSOPInstanceUID") for item in items)
-    return tuple(dict.fromkeys(one for one in uids if one))
 
 
 def _registered_frames(found: Attributes, sop_class_uid: str, own: str) -> tuple[str, ...]:
     if sop_class_uid == uid.SpatialRegistrationStorage:
-        mapped = [uid_of(i, "FrameOfReferenceUID") for i in found.items("RegistrationSequence")]
+        mapped = found.values.get("RegistrationSequence", {})
     elif sop_class_uid == uid.DeformableSpatialRegistrationStorage:
-        items = found.items("DeformableRegistrationSequence")
-        mapped = [uid_of(i, "SourceFrameOfReferenceUID") for i in items]
+        mapped = found.values.get("DeformableRegistrationSequence", {})
     else:
         return ()
-    return tuple(dict.fromkeys(one for one in (own, *mapped) if one))
+    return tuple(dict.fromkeys(one for one in (own, *distinct_uids(mapped)) if one))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from node.conformance import MODALITY_OF
 from node.header import InstanceHeader
 
 GAP_FACTOR = 1.5
@@ -24,6 +25,13 @@ SAME_POSITION_MM = 0.01
 
 NOT_IMAGES = ("RTSTRUCT", "RTPLAN", "RTDOSE", "REG")
 """Modalities of objects that are no image series."""
+
+KEPT_ONLY = "kept only"
+"""Stands for the modality of a series of which no object can be computed with.
+
+A dose page is a Secondary Capture of modality CT, a spectrum one of modality MR: what they say of
+themselves makes no image series of them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +178,7 @@ def take_holdings(instances: Iterable[StoredInstance]) -> Holdings:
     plan_uids: set[str] = set()
     for one in sorted(instances, key=operator.attrgetter("header.sop_instance_uid")):
         header = one.header
-        if header.modality not in NOT_IMAGES:
+        if header.modality not in NOT_IMAGES or not _is_computable(header):
             images[header.series_instance_uid].append(one)
             continue
         if header.modality == "RTSTRUCT":
@@ -207,9 +215,17 @@ def _ct_by_frame(series: Iterable[Series]) -> dict[str, list[Series]]:
     return found
 
 
-def _series(uid: str, group: Sequence[StoredInstance]) -> Series:
+def _is_computable(header: InstanceHeader) -> bool:
+    """Tell whether an object is of a SOP class that takes part in cases, whatever Modality says."""
+    return header.sop_class_uid in MODALITY_OF
+
+
+def _series(uid: str, received: Sequence[StoredInstance]) -> Series:
+    """Return a series without the objects in it that are only kept, unless there are no others."""
+    group = [one for one in received if _is_computable(one.header)]
+    modality = min((one.header.modality for one in group), default=KEPT_ONLY)
+    group = group or list(received)
     headers = [one.header for one in group]
-    modality = min(header.modality for header in headers)
     images = tuple(one for one in group if not _is_localizer(one.header))
     described = {h.series_description.strip() for h in headers} - {""}
     description = min(described, default="")

@@ -1,8 +1,8 @@
-"""The receiving side: C-ECHO and C-STORE.
+"""The receiving side: who gets an association, and what happens to it.
 
-Success is answered only when file and index row survive a power cut. Bytes are kept as sent; no
-data set is decoded here. What belongs to an association is kept by association, never on the
-server. Knows nothing of cases: it tells `on_change` that something changed.
+C-ECHO and C-STORE. What belongs to an association is kept by association, never on the server.
+What becomes of an object is the business of `node.intake`, how bytes travel that of
+`node.transport`. Knows nothing of cases.
 """
 
 import logging
@@ -10,69 +10,53 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.dsutils import create_file_meta, encode_file_meta
-from pynetdicom.pdu_primitives import A_P_ABORT
+from pynetdicom.pdu_primitives import A_P_ABORT, UserIdentityNegotiation
+from pynetdicom.presentation import PresentationContext
 
 from node import conformance
-from node.config import Config, Peer, Role
-from node.element_reader import PREAMBLE_BYTES, PREFIX
-from node.errors import NodeError, UnfitObjectError
-from node.header import InstanceHeader, header_from_bytes
+from node.admission import Admission, Caller, Rejection
+from node.config import Config
+from node.errors import NodeError
+from node.filing import Filing
 from node.index import Index
-from node.index.instances import Added, AssociationOutcome, InstanceBook
-from node.log import IDENTIFIERS
+from node.index.instances import AssociationOutcome, InstanceBook
+from node.intake import Announcement, IncomingObject, Intake, Session
+from node.journal import Journal
+from node.pdu_stream import Command
 from node.storage import ObjectStore
+from node.tls import ServerTls
+from node.transport import AssociationServer, Limits
 
 LOGGER = logging.getLogger(__name__)
 
 SINGLE_NODE = "node"
 """Names the receiving process where there is only one; the same after a restart."""
 
-CALLING_AE_UNKNOWN = (1, 1, 3)
-CALLED_AE_UNKNOWN = (1, 1, 7)
 CONGESTED = (2, 3, 1)
 """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
 
 SWEEP_S = 1.0
-"""How often associations that ended without a word are looked for."""
+"""How often associations that ended without a word are looked for (plain transport)."""
 
 WRITING_GRACE_S = 10.0
-"""How long `stop` waits for each object that is being written."""
+"""How long `stop` waits for each object that is being written, and for what is to be filed."""
 
-ERROR_COMMENT_CHARACTERS = 64
-"""Longest Error Comment (0000,0902), VR LO."""
+NEGOTIATING_AT_ONCE = 32
+"""Connections beyond `max_associations` that may negotiate, to be told that there are too many."""
 
 _Event = Any
 """A pynetdicom event: its attributes are made at run time and differ by event."""
 
 _NO_PROVIDER_REASON = 0
-"""Reason of the A-P-ABORT that pynetdicom issues when the connection is gone."""
-
-
-@dataclass(slots=True)
-class _Session:
-    """One association; used by its own thread, and by the sweep once that thread has ended."""
-
-    peer: Peer
-    calling_ae: str
-    address: str
-    opened_at: datetime
-    started_s: float
-    association_id: int | None = None
-    is_established: bool = False
-    is_connection_lost: bool = False
-    size_bytes: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
+"""Reason of the A-P-ABORT that is issued when the connection is gone."""
 
 
 class StoreScp:
@@ -83,10 +67,12 @@ class StoreScp:
         store: Where files go.
         index: Where rows go; its tables exist.
         clock: Gives the time, aware.
-        on_change: Called after an object was added and after an association ended; must be quick.
         node_run: Names this process towards the index. It must be the same after a restart, so
-            that associations left open by a crash are closed, and another one in each process
-            that shares the index.
+            that what a crash left is taken up, and another one in each process that shares the
+            index.
+
+    Raises:
+        ConfigError: Certificates or passcodes cannot be used.
     """
 
     def __init__(
@@ -95,52 +81,122 @@ class StoreScp:
         store: ObjectStore,
         index: Index,
         clock: Callable[[], datetime],
-        on_change: Callable[[], None],
         *,
         node_run: str = SINGLE_NODE,
     ) -> None:
         self._config = config
         self._store = store
-        self._instances = InstanceBook(index)
         self._clock = clock
-        self._on_change = on_change
-        self._node_run = node_run
-        self._sessions: dict[Association, _Session] = {}
+        journal = Journal(store.root / f"journal-{node_run}", store.disk)
+        self._filing = Filing(store, journal, InstanceBook(index), node_run)
+        self._intake = Intake(config.node, store, self._filing, clock)
+        self._admission = Admission(config)
+        self._tls = None if config.tls is None else ServerTls(config.tls)
+        self._sessions: dict[Association, Session] = {}
+        self._is_recovered = False
         self._refusing = threading.Event()
         self._stopping = threading.Event()
         self._ended = threading.Condition()
         self._ae = _application_entity(config)
-        self._server: Any = None
+        self._servers: list[AssociationServer] = []
+        self._plain_server: Any = None
         self._sweeper = threading.Thread(target=self._sweep, name="scp-sweep", daemon=True)
+
+    def recover(self) -> None:
+        """Take up what an earlier process promised, remove what it did not promise.
+
+        Raises:
+            NodeError: The disk or the database refuses.
+        """
+        try:
+            self._filing.recover(self._clock())
+        except OSError as error:
+            raise NodeError(
+                f"the journal of what was received cannot be read: {error.strerror}",
+                hint="look at the data folder's rights and the disk's health",
+            ) from error
+        self._is_recovered = True
 
     def start(self) -> int:
         """Listen; return the port, which the system chooses if the configured one is 0.
 
         Raises:
-            NodeError: The address or port cannot be used.
+            NodeError: The address or port cannot be used, or the disk refuses.
         """
-        node = self._config.node
-        closed = self._instances.close_abandoned_associations(self._node_run, self._clock())
-        if closed:
-            LOGGER.warning("associations.abandoned", extra={"count": closed})
+        if not self._is_recovered:
+            self.recover()
+        node, tls = self._config.node, self._config.tls
+        self._filing.start()
         try:
-            self._server = self._ae.start_server(
-                (node.host, node.port), block=False, evt_handlers=self._handlers()
-            )
-        except OSError as error:
-            raise NodeError(
-                f"cannot listen on {node.host}, port {node.port}: {error.strerror}",
-                hint="choose another node.host or node.port, or stop what uses it",
-            ) from error
-        self._sweeper.start()
-        port = int(self._server.server_address[1])
-        LOGGER.info("scp.listening", extra={"host": node.host, "port": port})
+            port = 0
+            if self._tls is None or tls is None or not tls.require:
+                port = self._listen(node.port, None)
+            if self._tls is not None and tls is not None:
+                tls_port = self._listen(tls.port, self._tls)
+                port = port or tls_port
+        except NodeError:
+            self.stop()
+            raise
         return port
+
+    def _listen(self, port: int, tls: ServerTls | None) -> int:
+        node = self._config.node
+        try:
+            if node.transport == "fast":
+                found = self._listen_fast(port, tls)
+            else:
+                found = self._listen_plain(port)
+        except OSError as error:
+            key = "node.port" if tls is None else "tls.port"
+            raise NodeError(
+                f"cannot listen on {node.host}, port {port}: {error.strerror}",
+                hint=f"choose another node.host or {key}, or stop what uses it",
+            ) from error
+        fields = {"host": node.host, "port": found, "transport": node.transport}
+        LOGGER.info("scp.listening", extra={**fields, "tls": tls is not None})
+        return found
+
+    def _listen_fast(self, port: int, tls: ServerTls | None) -> int:
+        node = self._config.node
+        limits = Limits(
+            connections=node.max_associations + NEGOTIATING_AT_ONCE,
+            pdu_bytes=node.max_pdu_bytes,
+            negotiation_s=node.negotiation_timeout_s,
+            silence_s=node.network_timeout_s,
+        )
+        server = AssociationServer(
+            self._ae,
+            (node.host, port),
+            self._handlers(),
+            limits,
+            self._begin_store,
+            may_connect=self._admission.may_connect,
+            on_refused=self._admission.count_rejection,
+            secure=None if tls is None else tls.wrap,
+        )
+        self._servers.append(server)
+        return server.start()
+
+    def _listen_plain(self, port: int) -> int:
+        handlers: list[Any] = [
+            *self._handlers(),
+            (evt.EVT_CONN_OPEN, _send_at_once),
+            (evt.EVT_C_STORE, self._handle_store),
+        ]
+        self._plain_server = self._ae.start_server(
+            (self._config.node.host, port), block=False, evt_handlers=handlers
+        )
+        self._sweeper.start()
+        return int(self._plain_server.server_address[1])
+
+    def wait_until_filed(self, timeout_s: float) -> bool:
+        """Wait until the index has all that was promised; tell whether that came about in time."""
+        return self._filing.wait_until_filed(timeout_s)
 
     def stop(self, grace_s: float = 0.0) -> None:
         """Reject new associations, then abort the open ones, and listen no longer.
 
-        Objects that are being written are finished.
+        Objects that are being written are finished, and what was promised is filed.
 
         Args:
             grace_s: How long open associations may end by themselves.
@@ -149,17 +205,23 @@ class StoreScp:
         with self._ended:
             self._ended.wait_for(lambda: not self._sessions, grace_s)
         self._stopping.set()
-        self._abort_established()
-        if self._server is not None:
-            self._server.shutdown()
-            self._server = None
-        self._abort_established()  # those that were being negotiated meanwhile
-        for assoc in list(self._sessions):
-            assoc.join(WRITING_GRACE_S)
+        waiting: list[Association] = list(self._sessions)
+        for server in self._servers:
+            server.stop()
+            waiting += server.associations()
+        if self._plain_server is not None:
+            self._abort_established()
+            self._plain_server.shutdown()
+            self._plain_server = None
+            self._abort_established()  # those that were being negotiated meanwhile
+        for assoc in waiting:
+            if assoc.ident:
+                assoc.join(WRITING_GRACE_S)
         if self._sweeper.is_alive():
             self._sweeper.join(WRITING_GRACE_S)
         for assoc in list(self._sessions):
             self._end(assoc, AssociationOutcome.NODE_STOPPED)
+        self._filing.stop(WRITING_GRACE_S)
         LOGGER.info("scp.stopped")
 
     def _abort_established(self) -> None:
@@ -169,12 +231,10 @@ class StoreScp:
 
     def _handlers(self) -> list[Any]:
         return [
-            (evt.EVT_CONN_OPEN, _send_at_once),
             (evt.EVT_REQUESTED, self._handle_requested),
             (evt.EVT_ESTABLISHED, self._handle_established),
             (evt.EVT_REJECTED, self._handle_rejected),
             (evt.EVT_C_ECHO, self._handle_echo),
-            (evt.EVT_C_STORE, self._handle_store),
             (evt.EVT_ACSE_RECV, self._handle_primitive),
             (evt.EVT_RELEASED, self._handle_released),
             (evt.EVT_ABORTED, self._handle_aborted),
@@ -183,19 +243,23 @@ class StoreScp:
     # --- associations --------------------------------------------------------------------------
 
     def _handle_requested(self, event: _Event) -> None:
-        assoc, request = event.assoc, event.assoc.requestor.primitive
-        calling_ae, address = request.calling_ae_title.strip(), assoc.requestor.address
-        peer = self._config.peer_for(calling_ae, address)
+        assoc = event.assoc
+        caller = _caller(assoc)
         if self._refusing.is_set():
-            _reject(assoc, CONGESTED, "the node is stopping", calling_ae, address)
-        elif request.called_ae_title.strip() != self._config.node.ae_title:
-            _reject(assoc, CALLED_AE_UNKNOWN, "called AE title is not ours", calling_ae, address)
-        elif peer is None:
-            _reject(assoc, CALLING_AE_UNKNOWN, "no peer is so called", calling_ae, address)
-        else:
-            self._sessions[assoc] = _Session(
-                peer, calling_ae, address, self._clock(), time.monotonic()
-            )
+            _reject(assoc, Rejection(*CONGESTED, "the node is stopping"), caller)
+            return
+        why = self._store.why_closed()
+        if why:
+            _reject(assoc, Rejection(*CONGESTED, why), caller)
+            return
+        open_by_peer = Counter(session.peer.name for session in list(self._sessions.values()))
+        admitted = self._admission.admit(caller, open_by_peer)
+        if isinstance(admitted, Rejection):
+            _reject(assoc, admitted, caller)
+            return
+        _confirm_identity(assoc)
+        now = self._clock()
+        self._sessions[assoc] = Session(admitted, caller.calling_ae, caller.address, now)
 
     def _handle_established(self, event: _Event) -> None:
         self._sessions[event.assoc].is_established = True
@@ -229,24 +293,18 @@ class StoreScp:
 
     def _end(self, assoc: Association, outcome: AssociationOutcome) -> None:
         session = self._sessions.pop(assoc, None)
-        if session is None or not session.is_established:
+        if session is None:
             return
         with self._ended:
             self._ended.notify_all()
-        try:
-            if session.association_id is not None:
-                now = self._clock()
-                self._instances.close_association(session.association_id, outcome, now)
-        except Exception:
-            LOGGER.exception("association.not_closed")
-        LOGGER.info("association.closed", extra=_summary(session, outcome))
-        self._tell()
+        if not session.is_established:
+            return
+        summary = _summary(session, outcome)
 
-    def _tell(self) -> None:
-        try:
-            self._on_change()
-        except Exception:
-            LOGGER.exception("scp.listener_failed")
+        def log() -> None:
+            LOGGER.info("association.closed", extra={**summary, **_kept(session)})
+
+        self._filing.end(session.carrier, outcome, self._clock(), log)
 
     # --- services ------------------------------------------------------------------------------
 
@@ -254,51 +312,33 @@ class StoreScp:
         self._sessions[event.assoc].counts["echoes"] += 1
         return conformance.SUCCESS
 
-    def _handle_store(self, event: _Event) -> int | Dataset:
-        """Answer one C-STORE; whatever happens, the association lives on.
+    def _begin_store(
+        self, assoc: Association, context: PresentationContext, command: Command
+    ) -> IncomingObject:
+        announced = Announcement(
+            command.sop_class_uid,
+            command.sop_instance_uid,
+            str(context.abstract_syntax),
+            str(context.transfer_syntax[0]),
+        )
+        return self._intake.begin(self._sessions[assoc], announced)
 
-        The promise: `_keep` returns when the object is on stable storage, and only then is success
-        answered.
-        """
-        session = self._sessions.get(event.assoc)
-        if session is None or Role.SEND not in session.peer.roles:
-            return _refused(session, conformance.NOT_AUTHORISED, "this peer may not send")
-        try:
-            added = self._keep(event, session)
-        except NodeError as error:
-            return _refused(session, conformance.status_of(error), str(error))
-        except Exception:
-            LOGGER.exception("store.failed", extra={"peer": session.peer.name})
-            return _refused(session, conformance.PROCESSING_FAILURE, "see the log of the node")
-        if added.is_new:
-            self._tell()
-        return conformance.SUCCESS
-
-    def _keep(self, event: _Event, session: _Session) -> Added:
-        """Return when the object survives a power cut: file synced and renamed, row committed."""
-        encoded = event.encoded_dataset(include_meta=False)
-        header = header_from_bytes(encoded, event.context.transfer_syntax)
-        IDENTIFIERS.remember(header.patient_name, header.patient_id, header.patient_birth_date)
-        _refuse_mismatch(header, event)
-        stored = self._store.write(_file_header(header), encoded, header.sop_instance_uid)
-        association_id, now = self._recorded(session), self._clock()
-        added = self._instances.add_instance(header, stored, association_id, session.peer.name, now)
-        session.size_bytes += len(encoded)
-        session.counts["stored" if added.is_new else "known"] += 1
-        session.counts["replaced"] += added.replaces_other_content
-        return added
-
-    def _recorded(self, session: _Session) -> int:
-        """Return the association's row, written when its first object comes."""
-        if session.association_id is None:
-            session.association_id = self._instances.open_association(
-                calling_ae=session.calling_ae,
-                peer_name=session.peer.name,
-                address=session.address,
-                opened_at=session.opened_at,
-                node_run=self._node_run,
-            )
-        return session.association_id
+    def _handle_store(self, event: _Event) -> Dataset:
+        """Answer one C-STORE that pynetdicom received (plain transport)."""
+        request, context = event.request, event.context
+        announced = Announcement(
+            str(request.AffectedSOPClassUID),
+            str(request.AffectedSOPInstanceUID),
+            str(context.abstract_syntax),
+            str(context.transfer_syntax),
+        )
+        incoming = self._intake.begin(self._sessions[event.assoc], announced)
+        incoming.write([event.encoded_dataset(include_meta=False)])
+        answer = Dataset()
+        answer.Status, comment = incoming.finish()
+        if comment:
+            answer.ErrorComment = comment
+        return answer
 
 
 def _application_entity(config: Config) -> AE:
@@ -307,10 +347,10 @@ def _application_entity(config: Config) -> AE:
     _config.LOG_RESPONSE_IDENTIFIERS = False
     ae = AE(config.node.ae_title)
     ae.maximum_associations = config.node.max_associations
-    ae.maximum_pdu_size = conformance.MAX_PDU_BYTES
+    ae.maximum_pdu_size = config.node.max_pdu_bytes
     ae.implementation_class_uid = conformance.IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = conformance.IMPLEMENTATION_VERSION_NAME
-    ae.acse_timeout = config.node.network_timeout_s
+    ae.acse_timeout = config.node.negotiation_timeout_s
     ae.dimse_timeout = config.node.network_timeout_s
     ae.network_timeout = config.node.network_timeout_s
     ae.add_supported_context(conformance.VERIFICATION, list(conformance.SENT_SYNTAXES))
@@ -326,11 +366,31 @@ def _send_at_once(event: _Event) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _reject(
-    assoc: Association, how: tuple[int, int, int], why: str, calling_ae: str, address: str
-) -> None:
-    _log_rejected(why, calling_ae, address)
-    assoc.acse.send_reject(*how)
+def _caller(assoc: Any) -> Caller:
+    request, identity = assoc.requestor.primitive, assoc.requestor.user_identity
+    return Caller(
+        calling_ae=request.calling_ae_title.strip(),
+        called_ae=request.called_ae_title.strip(),
+        address=assoc.requestor.address,
+        certificate=getattr(assoc, "certificate", None),
+        username=None if identity is None else identity.primary_field,
+        passcode=None if identity is None else identity.secondary_field,
+        identity_type=None if identity is None else identity.user_identity_type,
+    )
+
+
+def _confirm_identity(assoc: Any) -> None:
+    """Answer a user identity that wants to be answered (PS3.7 D.3.3.7.2)."""
+    identity = assoc.requestor.user_identity
+    if identity is not None and identity.positive_response_requested:
+        answer = UserIdentityNegotiation()
+        answer.server_response = b""
+        assoc.acceptor.add_negotiation_item(answer)
+
+
+def _reject(assoc: Association, how: Rejection, caller: Caller) -> None:
+    _log_rejected(how.why, caller.calling_ae, caller.address)
+    assoc.acse.send_reject(how.result, how.source, how.reason)
     assoc.kill()  # returns when the rejection is sent and the connection closed
 
 
@@ -339,48 +399,21 @@ def _log_rejected(why: str, calling_ae: str, address: str) -> None:
     LOGGER.warning("association.rejected", extra=fields)
 
 
-def _refuse_mismatch(header: InstanceHeader, event: _Event) -> None:
-    if header.sop_class_uid != event.context.abstract_syntax:
-        raise UnfitObjectError("SOP class differs from the presentation context")
-    if header.sop_class_uid != event.request.AffectedSOPClassUID:
-        raise UnfitObjectError("SOP class differs from the command")
-    if header.sop_instance_uid != event.request.AffectedSOPInstanceUID:
-        raise UnfitObjectError("SOP Instance UID differs from the command")
-
-
-def _file_header(header: InstanceHeader) -> bytes:
-    """Return preamble, prefix and file meta information (PS3.10 7.1)."""
-    meta = create_file_meta(
-        sop_class_uid=UID(header.sop_class_uid),
-        sop_instance_uid=UID(header.sop_instance_uid),
-        transfer_syntax=UID(header.transfer_syntax_uid),
-        implementation_uid=conformance.IMPLEMENTATION_CLASS_UID,
-        implementation_version=conformance.IMPLEMENTATION_VERSION_NAME,
-    )
-    return b"\0" * PREAMBLE_BYTES + PREFIX + encode_file_meta(meta)
-
-
-def _refused(session: _Session | None, status: int, why: str) -> Dataset:
-    if session is not None:
-        session.counts["refused"] += 1
-    peer_name = session.peer.name if session is not None else ""
-    fields = {"status": f"0x{status:04X}", "reason": why, "peer": peer_name}
-    LOGGER.warning("store.refused", extra=fields)
-    answer = Dataset()
-    answer.Status = status
-    answer.ErrorComment = why[:ERROR_COMMENT_CHARACTERS]
-    return answer
-
-
-def _summary(session: _Session, outcome: AssociationOutcome) -> dict[str, object]:
-    names: Iterable[str] = ("stored", "known", "replaced", "refused", "echoes")
+def _summary(session: Session, outcome: AssociationOutcome) -> dict[str, object]:
     return {
         "outcome": str(outcome),
         "calling_ae": session.calling_ae,
         "peer": session.peer.name,
         "address": session.address,
-        **{name: session.counts[name] for name in names},
+        "refused": session.counts["refused"],
+        "echoes": session.counts["echoes"],
         "bytes": session.size_bytes,
         "seconds": round(time.monotonic() - session.started_s, 3),
-        "association_id": session.association_id,
     }
+
+
+def _kept(session: Session) -> dict[str, object]:
+    """Return what became of the objects, once they are filed."""
+    counts = session.carrier.counts
+    kept: dict[str, object] = {name: counts[name] for name in ("stored", "known", "replaced")}
+    return {**kept, "association_id": session.carrier.association_id}

@@ -48,7 +48,11 @@ class Node:
             ) from error
         self.index = Index(config.node.database_url)
         self.index.create()
-        self._store = ObjectStore(data, int(config.node.min_free_mib * 1024 * 1024))
+        self._store = ObjectStore(
+            data,
+            int(config.node.min_free_mib * 1024 * 1024),
+            min_free_share=config.node.min_free_percent / 100,
+        )
         self._workflow = Workflow(
             config,
             RunBook(self.index),
@@ -56,11 +60,11 @@ class Node:
             clock=clock,
         )
         self._schedule = Schedule(config, self.index, self._workflow, clock)
-        self._scp = StoreScp(config, self._store, self.index, clock, lambda: None)
+        self._scp = StoreScp(config, self._store, self.index, clock)
 
     def start(self) -> int:
         """Recover what an earlier process left, then work; return the port that listens."""
-        self._store.recover()
+        self._scp.recover()
         self._workflow.launch()
         self._schedule.start()
         try:

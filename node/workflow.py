@@ -315,6 +315,7 @@ class Workflow:
             [self._config.node.data / path for path in paths],
             timeout_s=self._config.node.network_timeout_s,
             on_result=lambda answer: self._record(key, answer),
+            tls=self._config.tls,
         )
         return next((a.reason for a in answers if a.outcome in _UNANSWERED), "")
 

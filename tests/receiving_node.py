@@ -1,6 +1,6 @@
 """A receiving node in a folder, and senders that may be careless, for tests over real sockets."""
 
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
-from node.config import Config, NodeSection, Peer, Role
+from node.config import Config, NodeSection, Peer, Role, TlsSection
 from node.element_reader import encoded_from_file
 from node.index import Index
 from node.index.tables import ASSOCIATIONS, INSTANCES
@@ -40,27 +40,24 @@ class Node:
     section: NodeSection = field(default_factory=lambda: NodeSection(port=0, network_timeout_s=30))
     disk: DiskCalls = field(default_factory=DiskCalls)
     min_free_bytes: int = 0
-    listener: Callable[[], None] | None = None
+    tls: TlsSection | None = None
+    peers: tuple[Peer, ...] = PEERS
     port: int = 0
 
     def __post_init__(self) -> None:
         self.index = Index(f"sqlite:///{self.root / 'index.sqlite'}")
         self.index.create()
-        self.store = ObjectStore(self.root, self.min_free_bytes, self.disk)
-        self.changed = threading.Condition()
+        self.store = ObjectStore(self.root, self.min_free_bytes, disk=self.disk)
         self.scp = StoreScp(
-            Config(node=self.section, peer=PEERS),
+            Config(node=self.section, peer=self.peers, tls=self.tls),
             self.store,
             self.index,
             lambda: datetime.now(UTC),
-            self.listener or self.on_change,
         )
 
-    def on_change(self) -> None:
-        with self.changed:
-            self.changed.notify_all()
-
     def rows(self, table: sa.Table) -> list[Any]:
+        """Return the rows of a table when the index has all that was answered."""
+        self.scp.wait_until_filed(LONG_S)
         with self.index.read() as connection:
             return list(connection.execute(sa.select(table).order_by(table.c.id)).all())
 
@@ -68,8 +65,9 @@ class Node:
         return [row.outcome for row in self.rows(ASSOCIATIONS)]
 
     def wait_for_outcomes(self, *expected: str) -> None:
-        with self.changed:
-            self.changed.wait_for(lambda: self.outcomes() == list(expected), LONG_S)
+        deadline = time.monotonic() + LONG_S
+        while self.outcomes() != list(expected) and time.monotonic() < deadline:
+            time.sleep(0.02)
         assert self.outcomes() == list(expected)
 
     def stored_data_sets(self) -> list[bytes]:
@@ -77,7 +75,10 @@ class Node:
         return [encoded_from_file(path)[1] for path in paths]
 
     def objects(self) -> list[Path]:
-        return [p for p in self.root.rglob("*") if p.suffix in (".dcm", ".part")]
+        """Return what lies in the folder of an object: whole files, and begun ones."""
+        whole = list((self.root / "objects").rglob("*.dcm"))
+        spare = [p for p in (self.root / "spare").rglob("*") if p.is_file()]
+        return whole + [p for p in spare if p.stat().st_size]
 
 
 @contextmanager

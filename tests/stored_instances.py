@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pydicom import uid as uids
+
 from node.assembly import CaseProposal, Patience, StoredInstance, assemble
 from node.config import Protocol
 from node.header import InstanceHeader
@@ -19,6 +21,16 @@ LATER_S = 3600.0
 """Every quiet period and all patience for slices has ended, the wait for MR has not."""
 
 WEEK_S = 168 * 3600.0
+SOP_CLASSES = {
+    "CT": uids.CTImageStorage,
+    "MR": uids.MRImageStorage,
+    "RTSTRUCT": uids.RTStructureSetStorage,
+    "RTPLAN": uids.RTPlanStorage,
+    "RTDOSE": uids.RTDoseStorage,
+    "REG": uids.SpatialRegistrationStorage,
+}
+"""By modality; what is of another modality is only kept."""
+
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -43,9 +55,11 @@ def stored(
         "patient_sex": "F",
         "study_date": "20260301",
         "frame_of_reference_uid": "9.1",
+        "sop_class_uid": SOP_CLASSES.get(modality, uids.PositronEmissionTomographyImageStorage),
+        "transfer_syntax_uid": uids.ExplicitVRLittleEndian,
     }
     return StoredInstance(
-        header=InstanceHeader(uid, "1.2.3", "1.2.4", modality, **{**usual, **given}),
+        header=InstanceHeader(sop_instance_uid=uid, modality=modality, **{**usual, **given}),
         sha256=sha256 or f"content of {uid}",
         path=f"objects/{uid}",
         received_at=START + timedelta(seconds=at_s),

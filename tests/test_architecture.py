@@ -11,7 +11,16 @@ import pytest
 from pydantic import BaseModel
 
 from node.__main__ import app, cases_app
-from node.config import Config, NodeSection, Peer, Prescription, Protocol, WebSection, read_config
+from node.config import (
+    Config,
+    NodeSection,
+    Peer,
+    Prescription,
+    Protocol,
+    TlsSection,
+    WebSection,
+    read_config,
+)
 from node.conformance import conformance_statement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +77,9 @@ def test_example_configuration_when_read_is_valid_and_names_every_key() -> None:
     path = ROOT / "deploy" / "hilum.example.toml"
     config = read_config(path)
     text = path.read_text(encoding="utf-8")
-    sections: list[type[BaseModel]] = [NodeSection, WebSection, Peer, Protocol, Prescription]
+    sections: list[type[BaseModel]] = [
+        NodeSection, TlsSection, WebSection, Peer, Protocol, Prescription
+    ]  # fmt: skip
     for section in sections:
         for key in section.model_fields:
             is_table = key == "prescription"

@@ -1,10 +1,18 @@
 """Which objects make a case: rows of objects and the answer expected, worked out by hand."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import (
+    LegacyConvertedEnhancedMRImageStorage,
+    MRSpectroscopyStorage,
+    RawDataStorage,
+    RTBeamsTreatmentRecordStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from node.assembly import StoredInstance
 from node.config import Protocol
@@ -17,6 +25,7 @@ from tests.stored_instances import (
     check_only_case,
     contours,
     ct,
+    images,
     linked,
     look,
     mr,
@@ -143,6 +152,42 @@ def test_no_case_is_made_when_the_structure_set_is_drawn_on_mr() -> None:
 
 
 # Protocols
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        stored("CT", "8.1", series_instance_uid="1.1", sop_class_uid=SecondaryCaptureImageStorage),
+        stored("CT", "8.2", sop_class_uid=SecondaryCaptureImageStorage, frame_of_reference_uid=""),
+        images("CT", "8.3", sop_class_uid=RawDataStorage),
+        images("MR", "8.4", sop_class_uid=MRSpectroscopyStorage),
+        stored(
+            "MR",
+            "8.5",
+            series_instance_uid="2.1",
+            sop_class_uid=LegacyConvertedEnhancedMRImageStorage,
+            series_description="another",
+        ),
+        stored("PR", "8.6", series_instance_uid="1.1"),
+        stored("RTSTRUCT", "8.7", sop_class_uid=RawDataStorage, referenced_series_uid="1.1"),
+        stored("REG", "8.8", sop_class_uid=RawDataStorage, registered_frame_uids=("9.1", "9.2")),
+        linked("RTPLAN", "8.9", "3.1", sop_class_uid=RTBeamsTreatmentRecordStorage),
+        stored("PT", "8.10", is_open=True, replaces_other_content=True),
+    ],
+)
+def test_case_is_the_same_when_objects_that_are_only_kept_lie_beside_it(
+    kept: StoredInstance | Sequence[StoredInstance],
+) -> None:
+    """Issue 4, 15: whatever they call themselves, in series of their own or in the case's."""
+    (plain,) = look(ct(), mr(), contours())
+    (case,) = look(ct(), mr(), contours(), kept)
+    assert case == plain
+
+
+def test_structure_set_when_drawn_on_a_kept_series_makes_no_case() -> None:
+    """A structure set on a PET does not wait for a CT."""
+    pet = images("PT", "8.1")
+    assert look(pet, contours(series="8.1")) == ()
 
 
 @pytest.mark.parametrize(

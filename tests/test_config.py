@@ -327,6 +327,120 @@ def test_ae_title_is_taken_when_the_standard_allows_it(title: str) -> None:
     assert peer(ae_title=title).ae_title == title
 
 
+# Certificates, user identity
+
+TLS = """
+[tls]
+certificate = "hilum.pem"
+key = "hilum.key"
+peer_authorities = "/etc/hilum/authorities.pem"
+"""
+PEER = """
+[[peer]]
+name = "a"
+ae_title = "A"
+host = "10.0.0.1"
+roles = ["send"]
+"""
+
+
+def test_certificates_and_passcodes_lie_beside_the_file(tmp_path: Path) -> None:
+    """Relative paths are relative to the file, a fingerprint is no path; nothing is read yet."""
+    identity = 'username = "u"\npasscode_file = "a.passcode"'
+    pinned = PEER.replace('"a"', '"b"') + f'certificate = "sha256:{"aB:" * 31}cd"'
+    text = f'{TLS}\n{PEER}\ncertificate = "a.pem"\n{identity}\n{pinned}\n{PROTOCOL}'
+    config = read_config(written(tmp_path, text))
+    tls, (a, b) = config.tls, config.peer
+    assert tls is not None
+    assert (tls.certificate, tls.key) == (tmp_path / "hilum.pem", tmp_path / "hilum.key")
+    assert tls.peer_authorities == Path("/etc/hilum/authorities.pem")
+    assert (tls.port, tls.require) == (2762, False)
+    assert (a.certificate, a.passcode_file) == (str(tmp_path / "a.pem"), tmp_path / "a.passcode")
+    assert b.certificate == f"sha256:{'aB:' * 31}cd"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[tls]\ncertificate = 'a'\nkey = 'b'", "tls.peer_authorities: missing"),
+        (TLS + "requires = true", "tls.requires: unknown key; did you mean require?"),
+        (TLS + 'require = "yes"', "tls.require: Input should be a valid boolean"),
+        (
+            TLS + "port = 11112",
+            "tls.port is node.port: the encrypted listener needs a port of its own",
+        ),
+        (
+            '[node]\ntransport = "plain"\n' + TLS,
+            'node.transport = "plain" has no TLS: leave out transport, or [tls]',
+        ),
+        (
+            "[node]\nport = 2762\n" + TLS,
+            "tls.port is node.port: the encrypted listener needs a port of its own",
+        ),
+        (
+            PEER + "port = 104\ntls = true",
+            "peer 'a': tls needs our own certificate: add the section [tls]",
+        ),
+        (
+            PEER + 'certificate = "a.pem"',
+            "peer 'a': certificate needs our own certificate: add the section [tls]",
+        ),
+        (TLS + PEER + "tls = true", "peer[1]: tls is how we call the peer: it needs a port"),
+        (
+            TLS + PEER + 'certificate = "sha256:1234"',
+            "peer[1]: certificate is no SHA-256 fingerprint: 64 hexadecimal digits",
+        ),
+        (
+            TLS + PEER.replace("10.0.0.1", "*"),
+            'peer[1]: host "*" is allowed for a peer with a certificate only',
+        ),
+        (
+            TLS + PEER.replace("10.0.0.1", "*") + 'certificate = "a.pem"\nport = 104',
+            'peer[1]: host "*" is no place to call: leave out port, or name the host',
+        ),
+        (PEER + 'passcode = "p"', "peer[1]: username is missing: a passcode needs one"),
+        (PEER + 'passcode_file = "p"', "peer[1]: username is missing: a passcode needs one"),
+        (
+            PEER + 'username = "u"\npasscode = "p"\npasscode_file = "p"',
+            "peer[1]: passcode and passcode_file are both given: leave out one",
+        ),
+        (
+            PEER + 'username = "u"\npasscode = ""',
+            "peer[1].passcode: Value should have at least 1 item after validation, not 0",
+        ),
+        (PEER + 'username = ""', "peer[1].username: String should have at least 1 character"),
+    ],
+)
+def test_access_is_refused_when_it_would_prove_nothing(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    """Issue 4, 11 to 13: what cannot work, or protects nothing, is refused at the start."""
+    check_refused(tmp_path, f"{text}\n{PROTOCOL}", problem)
+
+
+def test_every_fault_of_a_peer_is_named_at_once(tmp_path: Path) -> None:
+    """DESIGN 6."""
+    text = PEER.replace("10.0.0.1", "*").replace('["send"]', "[]") + 'tls = true\npasscode = "p"'
+    check_refused(
+        tmp_path,
+        text + PROTOCOL,
+        "peer[1]: roles is empty: a peer that may do nothing is an unknown peer",
+        'peer[1]: host "*" is allowed for a peer with a certificate only',
+        "peer[1]: tls is how we call the peer: it needs a port",
+        "peer[1]: username is missing: a passcode needs one",
+        "peer 'a': tls needs our own certificate: add the section [tls]",
+    )
+
+
+def test_passcode_is_never_shown() -> None:
+    """STYLE 4.6: the effective configuration is logged, less secrets."""
+    secret = peer(username="u", passcode="geheim")
+    assert secret.read_passcode() == "geheim"
+    config = Config(peer=(secret,))
+    assert not [t for t in (repr(config), str(config), config.model_dump_json()) if "geheim" in t]
+    assert (peer().has_passcode, secret.has_passcode) == (False, True)
+
+
 # Who may talk to us
 
 
@@ -352,6 +466,15 @@ def test_peer_is_admitted_by_ae_title_and_address(
 ) -> None:
     """DESIGN 7.7: an unknown peer can do nothing, and a host name that is none admits nobody."""
     assert peer(host=host).admits(calling_ae, address) is is_admitted
+
+
+def test_peer_with_a_certificate_is_not_admitted_without_it() -> None:
+    """Issue 4, 11: AE title and address alone do not show who it is."""
+    pinned = peer(certificate="scanner.pem")
+    assert not pinned.admits("SCANNER", "10.0.0.1")
+    assert pinned.is_titled("SCANNER")
+    assert pinned.is_at("10.0.0.1")
+    assert peer(host="*", certificate="scanner.pem").is_at("2001:db8::1")
 
 
 def test_peer_is_not_admitted_when_its_host_name_is_unknown(

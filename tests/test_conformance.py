@@ -1,9 +1,14 @@
 """The tables of the conformance statement, held against PS3.4 as pynetdicom knows it."""
 
+from typing import Literal
+
 import pytest
 from pydicom import uid
 from pynetdicom.presentation import AllStoragePresentationContexts
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run time
+    StorageCommitmentPushModel,
+    Verification,
+)
 from pynetdicom.status import STATUS_FAILURE, STORAGE_SERVICE_CLASS_STATUS
 
 from handlers.encode import identity
@@ -17,6 +22,7 @@ from node.errors import (
     UnfitObjectError,
     UnreadableObjectError,
 )
+from node.storage_classes import IMAGE_SYNTAXES, PERHAPS_LOSSY, StorageClass
 
 
 @pytest.mark.parametrize(
@@ -51,13 +57,74 @@ def test_accepted_classes_are_those_of_the_handbook() -> None:
     assert Verification == conformance.VERIFICATION
 
 
-def test_every_class_is_a_storage_class_and_speaks_the_default_syntax() -> None:
+STORAGE = {cx.abstract_syntax for cx in AllStoragePresentationContexts}
+
+
+def accepting(accept: Literal["known", "all"]) -> tuple[StorageClass, ...]:
+    return conformance.accepted(Config(node=NodeSection(accept=accept)))
+
+
+def test_every_class_speaks_the_default_syntax() -> None:
     """PS3.5 10.1: Implicit VR Little Endian is mandatory."""
-    storage = {cx.abstract_syntax for cx in AllStoragePresentationContexts}
-    for row in (*conformance.ACCEPTED, *conformance.SENT):
-        assert row.sop_class_uid in storage
+    for row in (*accepting("all"), *conformance.SENT):
         assert uid.ImplicitVRLittleEndian in row.transfer_syntaxes
         assert all(syntax.is_transfer_syntax for syntax in row.transfer_syntaxes)
+        assert len(set(row.transfer_syntaxes)) == len(row.transfer_syntaxes)
+
+
+def test_known_classes_are_those_that_cases_use_and_what_comes_with_them() -> None:
+    """Issue 4, 15: a screen shot or dose report must not spoil the association of its CT."""
+    known = accepting("known")
+    names = [row.sop_class_uid.keyword for row in known]
+    assert known[: len(conformance.ACCEPTED)] == conformance.ACCEPTED
+    assert len(set(names)) == len(names)
+    assert {row.sop_class_uid for row in known} < STORAGE
+    for kept in (
+        "SecondaryCaptureImageStorage",
+        "MultiFrameTrueColorSecondaryCaptureImageStorage",
+        "PositronEmissionTomographyImageStorage",
+        "BasicTextSRStorage",
+        "XRayRadiationDoseSRStorage",
+        "KeyObjectSelectionDocumentStorage",
+        "GrayscaleSoftcopyPresentationStateStorage",
+        "EncapsulatedPDFStorage",
+        "RTImageStorage",
+        "RTBeamsTreatmentRecordStorage",
+        "RawDataStorage",
+    ):
+        assert kept in names
+    assert "VideoEndoscopicImageStorage" not in names
+
+
+def test_all_classes_are_all_that_others_know() -> None:
+    """Issue 4, 15: every storage SOP class, by the lists of two libraries."""
+    every = {row.sop_class_uid for row in accepting("all")}
+    assert every >= STORAGE
+    assert len(accepting("all")) == len(every)
+    assert uid.UID("1.2.840.10008.5.1.4.1.1.6") in every  # Ultrasound Image Storage (Retired)
+    for no_storage in (uid.MediaStorageDirectoryStorage, StorageCommitmentPushModel):
+        assert no_storage not in every
+    for without_patient in (uid.CTDefinedProcedureProtocolStorage, uid.HangingProtocolStorage):
+        assert without_patient not in every
+
+
+def test_kept_objects_may_be_of_any_modality() -> None:
+    """Issue 4, 15: what is only kept is not judged; what cases use is."""
+    kept = accepting("all")[len(conformance.ACCEPTED) :]
+    assert {row.modality for row in kept} == {""}
+    assert not any(row.is_computed for row in kept)
+    assert not {row.sop_class_uid for row in kept} & set(conformance.MODALITY_OF)
+    assert all(conformance.MODALITY_OF.values())
+
+
+@pytest.mark.parametrize("accept", ["known", "all"])
+def test_lossless_syntaxes_are_preferred(accept: Literal["known", "all"]) -> None:
+    """Issue 4, 14: pynetdicom takes the first of ours that the peer proposes."""
+    for row in accepting(accept):
+        of_images = [s for s in row.transfer_syntaxes if s in IMAGE_SYNTAXES]
+        lossy = [syntax in PERHAPS_LOSSY for syntax in of_images]
+        assert lossy == sorted(lossy)
+        assert row.transfer_syntaxes[0] == uid.ExplicitVRLittleEndian
 
 
 def test_every_sent_class_is_accepted_back() -> None:
@@ -72,19 +139,46 @@ def test_identity_is_that_of_the_encoder() -> None:
         assert getattr(conformance, name) == getattr(identity, name)
 
 
-def test_statement_holds_what_is_in_force() -> None:
+@pytest.mark.parametrize("accept", ["known", "all"])
+def test_statement_holds_what_is_in_force(accept: Literal["known", "all"]) -> None:
     """The statement is made from the tables and the configuration that run."""
     peer = Peer(name="tps-east", ae_title="EAST", host="10.1.2.3", port=1104, roles=(Role.RECEIVE,))
-    node = NodeSection(ae_title="OURS", port=4242, network_timeout_s=17, max_associations=9)
+    node = NodeSection(
+        ae_title="OURS",
+        port=4242,
+        network_timeout_s=17,
+        max_associations=9,
+        max_pdu_bytes=65432,
+        accept=accept,
+    )
     text = conformance.conformance_statement(Config(node=node, peer=(peer,)))
-    rows = (*conformance.ACCEPTED, *conformance.SENT)
+    rows = (*accepting(accept), *conformance.SENT)
     for expected in (
-        *(row.sop_class_uid for row in rows),
-        *(syntax for row in rows for syntax in row.transfer_syntaxes),
+        *(f"| {row.sop_class_uid} |" for row in rows),
+        *(f"| {syntax} |" for row in rows for syntax in row.transfer_syntaxes),
         *(f"0x{status:04X}" for status in conformance.STATUS_OF.values()),
         *("OURS", "4242", "17 s", "| 9 |", "tps-east", "EAST", "10.1.2.3", "aborted association"),
+        "65432 bytes",
     ):
         assert expected in text
+    assert (uid.VideoEndoscopicImageStorage in text) == (accept == "all")
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "expected"),
+    [
+        (uid.CTImageStorage, "| CT | images | computed with |"),
+        (uid.RTPlanStorage, "| RTPLAN | data sets | kept |"),
+        (uid.EncapsulatedPDFStorage, "| any | data sets | kept |"),
+        (uid.VideoEndoscopicImageStorage, "| any | everything | kept |"),
+    ],
+)
+def test_statement_says_what_is_computed_with(sop_class: uid.UID, expected: str) -> None:
+    """Issue 4, 15: what is only kept is called so."""
+    text = conformance.conformance_statement(Config(node=NodeSection(accept="all")))
+    (row,) = (r for r in text.split("### 2.1")[1].split("### 2.2")[0].splitlines()
+              if r.startswith(f"| {sop_class.name} |"))  # fmt: skip
+    assert expected in row
 
 
 def test_statement_follows_the_order_of_ps3_2() -> None:

@@ -187,9 +187,39 @@ def test_equal_slices_are_used_once() -> None:
     assert codes(decoded) == {"ct.duplicate_slices": "info"}
 
 
-def test_lossy_compression_is_told() -> None:
-    """Lossy once stays lossy (C.7.6.1.1.5)."""
-    assert codes(decode(ct=datasets.series(LossyImageCompression="01"))) == {"ct.lossy": "info"}
+@pytest.mark.parametrize(
+    ("given", "code", "fragment"),
+    [
+        ({"LossyImageCompression": "01"}, "ct.lossy", "4 of 4 slices were compressed with loss: "),
+        (
+            {
+                "LossyImageCompression": "01",
+                "LossyImageCompressionRatio": ["4.5", "12.25"],
+                "LossyImageCompressionMethod": ["ISO_10918_1", "ISO_15444_1"],
+            },
+            "ct.lossy",
+            "(JPEG, JPEG 2000, ratio up to 12.2 to 1): values and edges are not",
+        ),
+        ({"LossyImageCompression": "00"}, "", ""),
+        ({"LossyImageCompressionRatio": "5"}, "", ""),
+    ],
+)
+def test_loss_is_told_when_the_image_was_decompressed_since(
+    given: dict[str, Any], code: str, fragment: str
+) -> None:
+    """Issue 4, 14: lossy once stays lossy (C.7.6.1.1.5), with what is known of how."""
+    decoded = decode(ct=datasets.series(**given))
+    assert codes(decoded) == ({code: "warning"} if code else {})
+    assert all(fragment in finding.text for finding in decoded.case.findings)
+
+
+def test_loss_of_some_slices_is_counted() -> None:
+    """The physicist is told how much of the series it is, each series for itself."""
+    mr = first("LossyImageCompression", "01")(datasets.series(modality="MR"))
+    decoded = decode(mr={MR: mr})
+    (finding,) = decoded.case.findings
+    assert (finding.code, finding.numbers) == ("mr.lossy", {"count": 1})
+    assert "1 of 4 slices were" in finding.text
 
 
 @pytest.mark.filterwarnings("ignore:The number of bytes of compressed pixel data")

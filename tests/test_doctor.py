@@ -13,24 +13,26 @@ import pytest
 
 from node.config import Config, NodeSection, Peer, Protocol, Role, default_config
 from node.doctor import (
+    check_database,
+    check_origin,
+    check_peer,
+    check_peer_table,
+    check_ports,
+    check_protocols,
+    run_checks,
+)
+from node.doctor_machine import (
     Check,
     check_clock,
     check_data_folder,
-    check_database,
     check_file_clock,
     check_free_space,
     check_memory,
     check_native,
     check_native_libraries,
     check_open_files,
-    check_origin,
-    check_peer,
-    check_peer_table,
-    check_port,
-    check_protocols,
     check_python,
     check_sync,
-    run_checks,
 )
 from node.receiver import Rejection, StandInReceiver
 
@@ -69,6 +71,11 @@ def check_finding(check: Check, status: str, *words: str) -> None:
         assert word in check.text + check.mend
 
 
+def port_check(config: Config, echo_timeout_s: float = PATIENCE_S) -> Check:
+    (check,) = check_ports(config, echo_timeout_s=echo_timeout_s)
+    return check
+
+
 def test_everything_is_in_order_when_it_is(tmp_path: Path) -> None:
     """Section 6: a fit machine and a peer that answers leave nothing to mend, and no trace."""
     with StandInReceiver(tmp_path / "tps", "TPS") as receiver:
@@ -85,7 +92,7 @@ def test_everything_is_in_order_when_it_is(tmp_path: Path) -> None:
     # how fast this machine's disk is at the moment is not in the test's hands
     assert [c for c in checks if c.status != "ok" and c.name != "disk"] == []
     names = [check.name for check in checks]
-    assert len(names) == len(set(names)) == 16
+    assert len(names) == len(set(names)) == 17
     assert {path.name for path in tmp_path.iterdir()} == {"tps"}
 
 
@@ -142,8 +149,9 @@ def test_data_folder_cannot_be_written() -> None:
 
 
 def test_data_folder_has_no_room(tmp_path: Path) -> None:
-    """Below node.min_free_mib senders are refused, so it must be a failure here."""
+    """Below node.min_free_mib or min_free_percent senders are refused: so it is a failure here."""
     check_finding(check_data_folder(tmp_path, 1e12)[-1], "fail", "MiB free")
+    check_finding(check_data_folder(tmp_path, 0.0, 100.0)[-1], "fail", "MiB free")
 
 
 @pytest.mark.parametrize(
@@ -181,14 +189,14 @@ def test_clock_names_its_time_zone() -> None:
 def test_port_is_free() -> None:
     """Nobody listens there."""
     config = config_with(port=unused_port())
-    check_finding(check_port(config, echo_timeout_s=PATIENCE_S), "ok", "is free")
+    check_finding(port_check(config), "ok", "is free")
 
 
 def test_port_is_held_by_the_running_node(tmp_path: Path) -> None:
     """The doctor may be asked while the node runs; it calls as a peer that the node admits."""
     with StandInReceiver(tmp_path, "HILUM") as node:
         config = config_with(peer_with(), port=node.port)
-        check_finding(check_port(config, echo_timeout_s=PATIENCE_S), "ok", "HILUM listens")
+        check_finding(port_check(config), "ok", "HILUM listens")
         (seen,) = node.associations
     assert (seen.calling_ae, seen.called_ae) == ("TPS", "HILUM")
 
@@ -198,14 +206,14 @@ def test_port_is_held_by_another_dicom_node(tmp_path: Path) -> None:
     with StandInReceiver(tmp_path, "OTHER") as other:
         other.rejection = Rejection.CALLED_AE_UNKNOWN
         config = config_with(port=other.port)
-        check = check_port(config, echo_timeout_s=PATIENCE_S)
+        check = port_check(config)
     check_finding(check, "warn", "is taken", "AE title", "node.port")
 
 
 def test_port_is_held_by_another_program() -> None:
     """A listener that does not speak DICOM."""
     with _mute_listener() as port:
-        check = check_port(config_with(port=port), echo_timeout_s=0.3)
+        check = port_check(config_with(port=port), 0.3)
     check_finding(check, "fail", "is taken", "node.port")
 
 
@@ -220,7 +228,7 @@ def test_port_is_held_by_another_program() -> None:
 )
 def test_port_cannot_be_used(host: str, port: int, status: str, words: str) -> None:
     """Each reason has its own advice."""
-    check = check_port(config_with(host=host, port=port), echo_timeout_s=PATIENCE_S)
+    check = port_check(config_with(host=host, port=port))
     check_finding(check, status, words)
 
 

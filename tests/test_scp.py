@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from pydicom import Dataset, dcmread, uid
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
 
 from node import conformance
+from node.config import NodeSection
 from node.element_reader import encoded_from_file
 from node.index.tables import INSTANCES
-from node.storage import DiskCalls
+from node.storage import DiskCalls, DiskRoom
 from tests.receiving_node import (
     Node,
     answer_to,
@@ -62,7 +63,7 @@ def test_bytes_on_disk_are_those_sent(tmp_path: Path, syntax: uid.UID) -> None:
 
 
 def test_success_is_answered_last(tmp_path: Path) -> None:
-    """Written, synced, renamed, directory synced, row committed, and only then 0x0000."""
+    """Data written, synced, renamed; journal entry written, synced; and only then 0x0000."""
     calls: list[str] = []
 
     def noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,16 +73,17 @@ def test_success_is_answered_last(tmp_path: Path) -> None:
 
         return run
 
-    names = ("write", "sync", "rename", "sync_directory")
+    names = ("write", "write_pieces", "sync", "rename")
     disk = replace(DiskCalls(), **{n: noting(n, getattr(DiskCalls(), n)) for n in names})
     with running(tmp_path, disk=disk) as node, associated(node) as assoc:
-        sa.event.listen(node.index.engine, "commit", lambda _c: calls.append("commit"))
         assert status_of(assoc, encoded(ct(1)), ct(1)) == 0x0000
         calls.clear()
         assert status_of(assoc, encoded(ct(2)), ct(2)) == 0x0000
         calls.append("answer")
         kept = list(calls)
-    assert kept == ["write", "write", "sync", "rename", "sync_directory", "commit", "answer"]
+    written = kept.index("sync")
+    assert set(kept[:written]) == {"write_pieces"}
+    assert kept[written:] == ["sync", "rename", "write", "sync", "answer"]
 
 
 def test_repetition_and_other_content(node: Node) -> None:
@@ -177,12 +179,12 @@ def test_full_disk_is_told_and_passes(tmp_path: Path) -> None:
     """0xA700 while the disk is full, then the same association goes on."""
     is_full = threading.Event()
 
-    def write(descriptor: int, part: bytes | memoryview) -> int:
+    def write_pieces(descriptor: int, pieces: Sequence[bytes | memoryview]) -> int:
         if is_full.is_set():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return os.write(descriptor, part)
+        return os.writev(descriptor, pieces)
 
-    disk = replace(DiskCalls(), write=write)
+    disk = replace(DiskCalls(), write_pieces=write_pieces)
     with running(tmp_path, disk=disk) as node, associated(node) as assoc:
         is_full.set()
         assert status_of(assoc, encoded(ct()), ct()) == 0xA700
@@ -193,32 +195,109 @@ def test_full_disk_is_told_and_passes(tmp_path: Path) -> None:
 
 
 def test_reserve_of_the_disk_is_kept(tmp_path: Path) -> None:
-    """More must stay free than this disk has: nothing is accepted."""
-    with running(tmp_path, min_free_bytes=1 << 60) as node, associated(node) as assoc:
+    """Below the floor: 0xA700 to who is there, who comes is rejected for now; then as before."""
+    free_bytes = [100]
+    disk = replace(DiskCalls(), room=lambda _path: DiskRoom(free_bytes[0], 1000))
+    with running(tmp_path, disk=disk, min_free_bytes=50) as node, associated(node) as assoc:
+        free_bytes[0] = 49
         assert status_of(assoc, encoded(ct()), ct()) == 0xA700
+        with associated(node) as other:
+            answer: Any = other.acceptor.primitive
+            assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)
+        free_bytes[0] = 50
+        assert status_of(assoc, encoded(ct()), ct()) == 0x0000
+        with associated(node) as other:
+            assert other.is_established
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS])
+def test_failing_disk_is_told_and_passes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    """EIO, or remounted read-only: 0xA700, a line in the log, and good again by itself."""
+    is_failing = threading.Event()
+
+    def sync(descriptor: int) -> None:
+        if is_failing.is_set():
+            raise OSError(number, os.strerror(number))
+        os.fdatasync(descriptor)
+
+    disk = replace(DiskCalls(), sync=sync)
+    with running(tmp_path, disk=disk) as node, associated(node) as assoc:
+        assert status_of(assoc, encoded(ct(1)), ct(1)) == 0x0000
+        is_failing.set()
+        assert status_of(assoc, encoded(ct(2)), ct(2)) == 0xA700
+        with associated(node) as other:
+            assert other.is_rejected
+        is_failing.clear()
+        assert status_of(assoc, encoded(ct(2)), ct(2)) == 0x0000
+        with associated(node) as other:
+            assert other.is_established
+        assert node.stored_data_sets() == [encoded(ct(1)), encoded(ct(2))]
+        assert len(node.objects()) == 2
+    events = [r.message for r in caplog.records if r.message.startswith("disk.")]
+    assert events == ["disk.refuses", "disk.recovered"]
 
 
 def test_unforeseen_failure_is_answered_and_logged(
-    node: Node, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """0x0110; success never stands for a row that is not there."""
-    with associated(node) as assoc, node.index.begin() as connection:
-        connection.execute(sa.text("ALTER TABLE instances RENAME TO elsewhere"))
-        connection.commit()
-        assert status_of(assoc, encoded(ct()), ct()) == 0x0110
-    (record,) = [r for r in caplog.records if r.message == "store.failed"]
-    assert record.exc_info
-    with node.index.begin() as connection:
-        connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO instances"))
-    with associated(node) as assoc:
-        assert status_of(assoc, encoded(ct()), ct()) == 0x0000
+    """0x0110; success never stands for an object that is not there."""
 
-
-def test_failing_listener_changes_no_answer(tmp_path: Path) -> None:
-    """What happens after the object is safe is not the sender's concern."""
-
-    def fail() -> None:
+    def rename(_spare: Path, _path: Path) -> None:
         raise ValueError("a mistake")
 
-    with running(tmp_path, listener=fail) as node, associated(node) as assoc:
+    with (
+        running(tmp_path, disk=replace(DiskCalls(), rename=rename)) as node,
+        associated(node) as assoc,
+    ):
+        assert status_of(assoc, encoded(ct()), ct()) == 0x0110
+        assert node.objects() == []
+    (record,) = [r for r in caplog.records if r.message == "store.failed"]
+    assert record.exc_info
+
+
+def test_database_that_fails_delays_rows_and_no_answer(node: Node) -> None:
+    """The journal keeps the promise; the row comes when the database is well again."""
+    with node.index.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE instances RENAME TO elsewhere"))
+    with associated(node) as assoc:
         assert status_of(assoc, encoded(ct()), ct()) == 0x0000
+    with node.index.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO instances"))
+    assert node.stored_data_sets() == [encoded(ct())]
+
+
+def test_limits_of_size_and_number(tmp_path: Path) -> None:
+    """Too large: refused and not kept. Too many: refused. Either way the association lives."""
+    section = NodeSection(port=0, max_object_mib=0.01, max_objects_per_association=3)
+    large = ct(2, PixelData=bytes(20_000))
+    large["PixelData"].VR = "OW"
+    with running(tmp_path, section=section) as node, associated(node) as assoc:
+        found = [status_of(assoc, encoded(ds), ds) for ds in (ct(1), large, ct(3), ct(4))]
+        assert found == [0x0000, 0xA700, 0x0000, 0xA700]
+        assert len(node.objects()) == len(node.rows(INSTANCES)) == 2
+
+
+def test_plain_transport_receives_as_well(tmp_path: Path) -> None:
+    """node.transport = "plain": pynetdicom does all of it, the promise is the same."""
+    section = NodeSection(port=0, transport="plain")
+    with running(tmp_path, section=section) as node, associated(node) as assoc:
+        for raw, status in ((encoded(ct()), 0x0000), (cut(ct()), 0xC000)):
+            assert status_of(assoc, raw, ct()) == status
+        assert node.stored_data_sets() == [encoded(ct())]
+
+
+def test_nested_garbage_is_kept_and_told(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    """The scan before the answer does not look into sequences; what is found behind is logged."""
+    ds = ct()
+    ds.add_new(0x30060010, "SQ", [Dataset()])  # ReferencedFrameOfReferenceSequence
+    raw = encoded(ds)
+    place = raw.index(b"\x06\x30\x10\x00SQ") + 12
+    with associated(node) as assoc:
+        broken = raw[:place] + b"\xff" * 8 + raw[place + 8 :]
+        assert status_of(assoc, broken, ds) == 0x0000
+    (row,) = node.rows(INSTANCES)
+    assert (row.sop_instance_uid, row.modality) == (ds.SOPInstanceUID, "")
+    assert node.store.read_path(row.path).read_bytes().endswith(broken)
+    assert [r for r in caplog.records if r.message == "instance.unreadable"]

@@ -6,7 +6,6 @@ Read first: DICOM PS3.3 C.8.8.3 (RT Dose Module).
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.pixels.utils import pixel_array
 
 from handlers.decode.attributes import (
     Floats,
@@ -17,6 +16,8 @@ from handlers.decode.attributes import (
     text_of,
     warning,
 )
+from handlers.decode.compression import compression_findings
+from handlers.decode.pixels import PixelDataError, stored_values
 from handlers.decode.planes import COSINE_TOLERANCE, DECODE_ERRORS
 from handlers.geometry import Geometry
 from handlers.values import DoseGrid, Finding
@@ -39,7 +40,9 @@ def decode_dose(ds: Dataset, frame_of_reference_uid: str) -> tuple[DoseGrid | No
         return None, found
     scaling = number_of(ds, "DoseGridScaling") or 0.0
     try:
-        dose_gy = np.asarray(pixel_array(ds) * scaling, dtype=np.float32)
+        dose_gy = np.asarray(stored_values(ds) * scaling, dtype=np.float32)
+    except PixelDataError as error:
+        return None, [*found, failure("dose.pixel_data", f"Dose: pixel data: {error}")]
     except DECODE_ERRORS as error:
         text = f"Dose: pixel data is truncated or cannot be decoded ({type(error).__name__})"
         return None, [*found, failure("dose.pixel_data", text)]
@@ -56,6 +59,7 @@ def decode_dose(ds: Dataset, frame_of_reference_uid: str) -> tuple[DoseGrid | No
     if summation not in ("PLAN", "MULTI_PLAN"):
         text = f"Dose: its summation type is {summation or 'not given'}, so it may not be the whole"
         found.append(warning("dose.summation", f"{text} plan's dose"))
+    found += compression_findings([ds], "dose", "Dose")
     return DoseGrid(geometry, dose_gy, text_of(ds, "SOPInstanceUID"), summation), found
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from handlers.decode.attributes import (
     failure,
@@ -20,14 +19,13 @@ from handlers.decode.attributes import (
     text_of,
     texts_of,
 )
+from handlers.decode.compression import compression_findings
 from handlers.decode.contrast import contrast_of
+from handlers.decode.pixels import PixelDataError
 from handlers.decode.planes import DECODE_ERRORS, Plane, planes_of_series
 from handlers.decode.stack import check_alike, check_stack, drop_equal_slices, positions_mm
 from handlers.geometry import Geometry
 from handlers.values import Finding, Image
-
-LOSSY_SYNTAXES = frozenset((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless))
-"""Transfer syntaxes that always lose something; JPEG 2000 may be without loss."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,26 +188,14 @@ def _explain(plane: Plane, error: Exception) -> str:
     if meta is None or "TransferSyntaxUID" not in meta:
         return "the transfer syntax is unknown, so pixel data cannot be decoded,"
     name = meta.TransferSyntaxUID.name
+    if isinstance(error, PixelDataError):
+        return f"pixel data ({name}) contradict the header ({error})"
     return f"pixel data ({name}) is truncated or cannot be decoded ({type(error).__name__})"
 
 
-def _is_lossy(ds: Dataset) -> bool:
-    syntax = text_of(getattr(ds, "file_meta", Dataset()), "TransferSyntaxUID")
-    return text_of(ds, "LossyImageCompression") == "01" or syntax in LOSSY_SYNTAXES
-
-
 def _notes(planes: Sequence[Plane], kind: str, where: str) -> list[Finding]:
-    found = []
     datasets = [plane.dataset for plane in planes]
-    lossy = sum(_is_lossy(ds) for ds in datasets)
-    if lossy:
-        found.append(
-            note(
-                f"{kind}.lossy",
-                f"{where}: {lossy} of {len(planes)} slices were once compressed with loss",
-                count=lossy,
-            )
-        )
+    found = compression_findings(datasets, kind, where)
     tilts = {number_of(ds, "GantryDetectorTilt") or 0.0 for ds in datasets} - {0.0}
     if tilts:
         found.append(

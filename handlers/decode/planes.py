@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.pixels.utils import pixel_array
 
 from handlers.decode.attributes import Floats, failure, items_of, number_of, numbers_of, text_of
+from handlers.decode.pixels import stored_values
 from handlers.values import Finding
 
 COSINE_TOLERANCE = 1e-3
@@ -67,7 +67,7 @@ class Plane:
         Raises:
             ValueError: Or another of `DECODE_ERRORS`: the pixel data cannot be decoded.
         """
-        stored = pixel_array(self.dataset, index=self.frame)
+        stored = stored_values(self.dataset, self.frame)
         if stored.shape != self.size:
             raise ValueError(f"decoded to {stored.shape} instead of {self.size} pixels")
         return np.asarray(stored * self.slope + self.intercept, dtype=np.float64)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 from pydicom.valuerep import DSfloat
 
 from handlers.encode.text import LO_LENGTH, legal_text
@@ -52,13 +53,12 @@ ENHANCED_NAMES = {
 }
 """What an attribute of the MR Image module is called in enhanced MR."""
 
-LOSSY_KEYWORDS = (
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
-)
+LOSSY_DETAILS = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
 LOSSY = "01"
 """Lossy Image Compression (0028,2110): once lossy, an image stays so (C.7.6.1.1.5)."""
+
+LOSSY_SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
+"""Transfer syntaxes that always lose something, whether the header says so or not."""
 
 
 def add_acquisition(
@@ -74,9 +74,17 @@ def add_acquisition(
         _copy_single(ds, instances, keyword)
     if ds.get("ContrastBolusAgent"):
         ds.ContrastBolusAgent = legal_text(ds.ContrastBolusAgent, LO_LENGTH, character_sets)
+    _add_loss(ds, instances)
+
+
+def _add_loss(ds: Dataset, instances: Sequence[Dataset]) -> None:
+    """Tell that a source was compressed with loss, be it in its header or by transfer syntax."""
     for source in instances:
-        if source.get("LossyImageCompression") == LOSSY:
-            for keyword in LOSSY_KEYWORDS:
+        meta = getattr(source, "file_meta", Dataset())
+        is_told = source.get("LossyImageCompression") == LOSSY
+        if is_told or meta.get("TransferSyntaxUID") in LOSSY_SYNTAXES:
+            ds.LossyImageCompression = LOSSY
+            for keyword in LOSSY_DETAILS:
                 if keyword in source:
                     ds[keyword] = copy.deepcopy(source[keyword])
             break

@@ -4,7 +4,7 @@ Never moves anything: every image keeps its own frame of reference.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +46,15 @@ class Prepared:
         voxels: float32, bounded intensities.
         valid: Voxels that are data, not filler.
         body: Voxels that are not air.
+        is_levelled: Whether the voxels tell what stands out from its surroundings (see `levelled`)
+            and no longer HU or brightness.
     """
 
     geometry: Geometry
     voxels: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
     body: npt.NDArray[np.bool_]
+    is_levelled: bool = False
 
     def has_contrast(self) -> bool:
         """Tell whether the data are more than one grey value."""
@@ -73,7 +76,7 @@ class Prepared:
         geometry = Geometry(self.geometry.frame_of_reference_uid, matrix, voxels.shape)
         valid = _block_means(self.valid.astype(np.float32), blocks) >= 0.5
         body = _block_means(self.body.astype(np.float32), blocks) >= 0.5
-        return Prepared(geometry, voxels, valid, body)
+        return Prepared(geometry, voxels, valid, body, self.is_levelled)
 
     def cropped(self, points: Points, margin_mm: float) -> "Prepared":
         """Return the block that holds the LPS points (n, 3) and a margin, as far as there is one.
@@ -90,7 +93,9 @@ class Prepared:
         start = (int(low[0]), int(low[1]), int(low[2]))
         shape = (int(high[0] - low[0]), int(high[1] - low[1]), int(high[2] - low[2]))
         geometry = self.geometry.crop(start, shape)
-        return Prepared(geometry, self.voxels[block], self.valid[block], self.body[block])
+        return Prepared(
+            geometry, self.voxels[block], self.valid[block], self.body[block], self.is_levelled
+        )
 
     def lattice(self, spacing_mm: float) -> Geometry:
         """Return a cubic lattice along LPS that spans the volume; its axes are z, y, x."""
@@ -107,7 +112,7 @@ class Prepared:
         """Return the volume under a Gaussian of `sigma_mm`."""
         sigma = [sigma_mm / s for s in self.geometry.spacing_mm]
         voxels = ndimage.gaussian_filter(self.voxels, sigma, truncate=3.0)
-        return Prepared(self.geometry, voxels, self.valid, self.body)
+        return replace(self, voxels=voxels)
 
     def at(self, points: Points) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Return voxels interpolated at LPS points (n, 3), and whether there is data there."""
@@ -183,7 +188,7 @@ def _filled(volume: Prepared) -> Prepared:
             for s in volume.body
         ]
     )
-    return Prepared(volume.geometry, volume.voxels, volume.valid, body)
+    return replace(volume, body=body)
 
 
 def _block_means(voxels: npt.NDArray[np.float32], blocks: Sequence[int]) -> npt.NDArray[np.float32]:

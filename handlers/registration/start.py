@@ -26,6 +26,9 @@ CT_CLASS_CENTRES_HU = (-300.0, -190.0, -90.0, 0.0, 60.0, 250.0)
 MR_CLASS_PERCENTILES = (10.0, 35.0, 60.0, 85.0, 97.0)
 """Centres of the MR's classes among its body voxels; air is a class of its own."""
 
+LEVELLED_CLASS_PERCENTILES = (3.0, 15.0, 40.0, 65.0, 85.0, 97.0)
+"""The same of images that are levelled: HU mean nothing there, and air is no class."""
+
 TURNED_DEG = 60.0
 """Poses turned by more than this contradict the orientation labels."""
 
@@ -61,10 +64,10 @@ def find_starts(
     """
     spacing_mm = settings.start_spacing_mm
     ct_lattice = _Lattice.over(ct, np.eye(3), spacing_mm)
-    ct_classes = _ct_classes(ct, ct_lattice)
     if not np.any(mr.body & mr.valid) or not np.any(ct.body):
         return ()
-    mr_centres = _mr_class_centres(mr)
+    ct_classes = _ct_classes(ct, ct_lattice)
+    mr_centres = _moving_class_centres(mr)
     found: list[Candidate] = []
     for angles_deg in settings.start_rotations_deg:
         turn = RigidTransform.from_parameters(
@@ -100,9 +103,10 @@ class Explained:
         lattice = _Lattice.over(ct, np.eye(3), settings.start_spacing_mm)
         self._settings = settings
         self._points = lattice.points()
-        self._ct_shares = _ct_classes(ct, lattice).reshape(len(CT_CLASS_CENTRES_HU), -1)
+        self._ct_shares = _ct_classes(ct, lattice)
+        self._ct_shares = self._ct_shares.reshape(len(self._ct_shares), -1)
         self._mr = mr
-        self._centres = _mr_class_centres(mr)
+        self._centres = _moving_class_centres(mr)
 
     def nats(self, mr_from_ct: RigidTransform) -> float:
         """Return mutual information times the overlap, weighted by `label_weight`."""
@@ -154,11 +158,20 @@ def _shares(voxels: Volume, centres: npt.NDArray[np.float64]) -> Volume:
 
 def _ct_classes(ct: Prepared, lattice: _Lattice) -> Volume:
     voxels, valid = ct.at(lattice.points())
-    shares = _shares(voxels, np.array(CT_CLASS_CENTRES_HU)) * valid
+    centres = _levelled_centres(ct) if ct.is_levelled else np.array(CT_CLASS_CENTRES_HU)
+    shares = _shares(voxels, centres) * valid
     return np.asarray(shares.reshape(-1, *lattice.shape), dtype=np.float32)
 
 
-def _mr_class_centres(mr: Prepared) -> npt.NDArray[np.float64]:
+def _levelled_centres(volume: Prepared) -> npt.NDArray[np.float64]:
+    shown = volume.voxels[volume.body & volume.valid]
+    centres = np.percentile(shown if shown.size else volume.voxels, LEVELLED_CLASS_PERCENTILES)
+    return np.asarray(centres + np.arange(len(centres)) * 1e-6 * (1.0 + np.abs(centres).max()))
+
+
+def _moving_class_centres(mr: Prepared) -> npt.NDArray[np.float64]:
+    if mr.is_levelled:
+        return _levelled_centres(mr)
     shown = mr.voxels[mr.body & mr.valid]
     centres = np.percentile(shown if shown.size else mr.voxels, MR_CLASS_PERCENTILES)
     centres = np.concatenate([[min(0.0, float(centres[0]) - 1.0)], centres])

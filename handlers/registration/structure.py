@@ -113,11 +113,11 @@ def _climbed(
     wanted = descriptors(ct_voxels.reshape(lattice.shape)).reshape(-1, 12)[chosen]
     offered = descriptors(mr_voxels.reshape(lattice.shape))
     is_seen = ndimage.binary_erosion(seen.reshape(lattice.shape))
-    step = _solved(lattice, points[chosen], wanted, offered, is_seen, np.asarray(centre_mm))
+    step = best_motion(lattice, points[chosen], wanted, offered, is_seen, np.asarray(centre_mm))
     return pose @ RigidTransform(step, pose.from_frame_uid, pose.from_frame_uid)
 
 
-def _solved(
+def best_motion(
     lattice: Geometry,
     points: Points,
     wanted: Volume,

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 import node.index.case_rows  # noqa: F401 - so that `create` knows every table
-from node.errors import NodeError, StorageFullError
+from node.errors import NodeError, StorageFullError, UnfitObjectError
 from node.index.tables import METADATA, SCHEMA, SCHEMA_VERSION
 
 BUSY_TIMEOUT_S = 30.0
@@ -109,6 +109,8 @@ def _translated() -> Iterator[None]:
             raise StorageFullError(
                 "the database cannot write", hint="look at the room and health of its disk"
             ) from error
+        if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):
+            raise UnfitObjectError("the database refuses a value") from error
         raise
 
 

@@ -5,8 +5,8 @@ Decides nothing about cases: it returns candidates, `node.assembly` judges them.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -17,7 +17,7 @@ from node.assembly import StoredInstance
 from node.header import InstanceHeader
 from node.index import Index
 from node.index.case_rows import RESULTS
-from node.index.tables import ASSOCIATIONS, INSTANCES, LOOKED, SERIES_CARRIED
+from node.index.tables import ASSOCIATIONS, FILED, INSTANCES, LOOKED, SERIES_CARRIED
 from node.storage import StoredFile
 
 STRUCTURE_SET = "RTSTRUCT"
@@ -35,16 +35,41 @@ class AssociationOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """An object as it came.
+
+    Attributes:
+        association_id: Row of the association that carried it, or None.
+    """
+
+    header: InstanceHeader
+    stored_file: StoredFile
+    association_id: int | None
+    peer_name: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Added:
     """What an object was to the index.
 
     Attributes:
-        is_new: False if these bytes of this SOP instance were known.
-        replaces_other_content: The SOP instance was known with other content.
+        is_new: False if these bytes of this SOP instance were known and counted.
+        replaces_other_content: The SOP instance counted with other content.
+        path: Of the file that holds these bytes; another than the arrival's if they were known.
     """
 
     is_new: bool
     replaces_other_content: bool
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """One content of a SOP instance in the index."""
+
+    path: str
+    is_newest: bool
 
 
 def patient_key_of(header: InstanceHeader) -> str:
@@ -114,43 +139,77 @@ class InstanceBook:
         peer_name: str,
         received_at: datetime,
     ) -> Added:
-        """Record an object in one transaction that is on stable storage when this returns.
+        """Record one object; as of `add_instances`."""
+        arrival = Arrival(header, stored_file, association_id, peer_name, received_at)
+        return self.add_instances([arrival])[0]
+
+    def add_instances(
+        self, arrivals: Sequence[Arrival], filed: tuple[str, int] | None = None
+    ) -> list[Added]:
+        """Record objects in one transaction that is on stable storage when this returns.
 
         The same SOP instance with the same bytes adds nothing. With other bytes both contents are
         kept, and the one received last counts: also where it is an older content that came again,
         as after an undo in the TPS.
 
+        Args:
+            arrivals: The objects in the order in which they came.
+            filed: The process from whose journal they are, and up to which entry the journal is in
+                the index with them.
+
         Raises:
-            StorageFullError: No room for it.
+            StorageFullError: No room for them.
         """
+        uids = [one.header.sop_instance_uid for one in arrivals]
         with self._index.begin() as connection:
             _take_turns(connection)
-            is_this = INSTANCES.c.sop_instance_uid == header.sop_instance_uid
-            known = {
-                row.sha256: bool(row.is_newest)
-                for row in connection.execute(
-                    sa.select(INSTANCES.c.sha256, INSTANCES.c.is_newest).where(is_this)
-                )
-            }
-            _carry_series(connection, association_id, header.series_instance_uid)
-            if known.get(stored_file.sha256):
-                return Added(is_new=False, replaces_other_content=False)
-            if known:
-                connection.execute(
-                    INSTANCES.delete().where(is_this, INSTANCES.c.sha256 == stored_file.sha256)
-                )
-                connection.execute(INSTANCES.update().where(is_this).values(is_newest=False))
-            connection.execute(
-                INSTANCES.insert().values(
-                    **_columns(header, stored_file),
-                    peer=peer_name,
-                    association_id=association_id,
-                    received_at=received_at,
-                    is_newest=True,
-                    is_ours=header.is_ours or _is_result(connection, header.sop_instance_uid),
-                )
-            )
-        return Added(is_new=True, replaces_other_content=bool(known))
+            known = _known_contents(connection, uids)
+            results = _results_among(connection, uids)
+            _carry_series(connection, arrivals)
+            found: list[Added] = []
+            rows: list[dict[str, object]] = []
+            for one in arrivals:
+                uid, sha256 = one.header.sop_instance_uid, one.stored_file.sha256
+                contents = known.setdefault(uid, {})
+                same = contents.get(sha256)
+                path = one.stored_file.path if same is None else same.path
+                is_new = same is None or not same.is_newest
+                found.append(Added(is_new, is_new and bool(contents), path))
+                if not is_new:
+                    continue
+                if contents:
+                    _insert(connection, rows)  # the rows that are outdated may be among them
+                    _outdate(connection, uid, sha256)
+                    contents.update({k: replace(c, is_newest=False) for k, c in contents.items()})
+                contents[sha256] = _Content(path, is_newest=True)
+                is_ours = one.header.is_ours or uid in results
+                rows.append({**_columns(one), "path": path, "is_ours": is_ours})
+            _insert(connection, rows)
+            if filed is not None:
+                _note_filed(connection, *filed)
+        return found
+
+    def filed_up_to(self, node_run: str) -> int:
+        """Return up to which entry the journal of a process is in the index."""
+        query = sa.select(FILED.c.sequence).where(FILED.c.node_run == node_run)
+        with self._index.read() as connection:
+            return connection.scalar(query) or 0
+
+    def is_path_of(self, sop_instance_uid: str, path: str) -> bool:
+        """Tell whether a file holds one of the contents of a SOP instance."""
+        query = sa.select(INSTANCES.c.id).where(
+            INSTANCES.c.sop_instance_uid == sop_instance_uid, INSTANCES.c.path == path
+        )
+        with self._index.read() as connection:
+            return connection.scalar(query) is not None
+
+    def path_of(self, sop_instance_uid: str, sha256: str) -> str | None:
+        """Return which file holds a content of a SOP instance, or None."""
+        query = sa.select(INSTANCES.c.path).where(
+            INSTANCES.c.sop_instance_uid == sop_instance_uid, INSTANCES.c.sha256 == sha256
+        )
+        with self._index.read() as connection:
+            return connection.scalar(query)
 
     def instance_group(
         self, patient_key: str, quiet_s_by_peer: Mapping[str, float], default_quiet_s: float
@@ -222,13 +281,11 @@ class InstanceBook:
 
     def find_paths(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
         """Return the paths of the newest versions by SOP Instance UID; unknown ones are absent."""
-        wanted = list(dict.fromkeys(sop_instance_uids))
         found: dict[str, str] = {}
         with self._index.read() as connection:
-            for start in range(0, len(wanted), _CHUNK):
+            for some in _chunks(list(dict.fromkeys(sop_instance_uids))):
                 query = sa.select(INSTANCES.c.sop_instance_uid, INSTANCES.c.path).where(
-                    INSTANCES.c.is_newest,
-                    INSTANCES.c.sop_instance_uid.in_(wanted[start : start + _CHUNK]),
+                    INSTANCES.c.is_newest, INSTANCES.c.sop_instance_uid.in_(some)
                 )
                 found.update((row.sop_instance_uid, row.path) for row in connection.execute(query))
         return found
@@ -286,20 +343,71 @@ def _group_query(patient_key: str) -> sa.Select[Any]:
     )
 
 
-def _columns(header: InstanceHeader, stored_file: StoredFile) -> dict[str, object]:
+def _columns(arrival: Arrival) -> dict[str, object]:
+    header = arrival.header
     return {
         "sop_instance_uid": header.sop_instance_uid,
-        "sha256": stored_file.sha256,
+        "sha256": arrival.stored_file.sha256,
         "series": header.series_instance_uid,
         "study": header.study_instance_uid,
         "modality": header.modality,
         "patient_key": patient_key_of(header),
         "referenced_series": header.referenced_series_uid,
         "header": json.dumps(header.to_json()),
-        "path": stored_file.path,
-        "size_bytes": stored_file.size_bytes,
+        "size_bytes": arrival.stored_file.size_bytes,
         "transfer_syntax": header.transfer_syntax_uid,
+        "received_at": arrival.received_at,
+        "peer": arrival.peer_name,
+        "association_id": arrival.association_id,
+        "is_newest": True,
     }
+
+
+def _known_contents(
+    connection: sa.Connection, uids: Sequence[str]
+) -> dict[str, dict[str, _Content]]:
+    """Return what the index has of SOP instances: by UID, then by SHA-256."""
+    columns = INSTANCES.c.sop_instance_uid, INSTANCES.c.sha256, INSTANCES.c.path
+    found: dict[str, dict[str, _Content]] = {}
+    for some in _chunks(uids):
+        query = sa.select(*columns, INSTANCES.c.is_newest).where(columns[0].in_(some))
+        for uid, sha256, path, is_newest in connection.execute(query):
+            found.setdefault(uid, {})[sha256] = _Content(path, bool(is_newest))
+    return found
+
+
+def _results_among(connection: sa.Connection, uids: Sequence[str]) -> set[str]:
+    """Return which SOP instances are results that this node made."""
+    uid = RESULTS.c.sop_instance_uid
+    return {
+        one
+        for some in _chunks(uids)
+        for one in connection.scalars(sa.select(uid).where(uid.in_(some)))
+    }
+
+
+def _insert(connection: sa.Connection, rows: list[dict[str, object]]) -> None:
+    if rows:
+        connection.execute(INSTANCES.insert(), rows)
+        rows.clear()
+
+
+def _outdate(connection: sa.Connection, sop_instance_uid: str, sha256: str) -> None:
+    """Let no row of a SOP instance count any more, and none have this content."""
+    is_this = INSTANCES.c.sop_instance_uid == sop_instance_uid
+    connection.execute(INSTANCES.delete().where(is_this, INSTANCES.c.sha256 == sha256))
+    connection.execute(INSTANCES.update().where(is_this).values(is_newest=False))
+
+
+def _note_filed(connection: sa.Connection, node_run: str, sequence: int) -> None:
+    update = FILED.update().where(FILED.c.node_run == node_run).values(sequence=sequence)
+    if not connection.execute(update).rowcount:
+        connection.execute(FILED.insert().values(node_run=node_run, sequence=sequence))
+
+
+def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]
 
 
 def _take_turns(connection: sa.Connection) -> None:
@@ -312,14 +420,21 @@ def _take_turns(connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADDING_LOCK)))
 
 
-def _carry_series(connection: sa.Connection, association_id: int | None, series: str) -> None:
-    if association_id is None:
-        return
-    pair = (SERIES_CARRIED.c.association_id == association_id) & (SERIES_CARRIED.c.series == series)
-    if connection.scalar(sa.select(SERIES_CARRIED.c.series).where(pair)) is None:
-        connection.execute(
-            SERIES_CARRIED.insert().values(association_id=association_id, series=series)
+def _carry_series(connection: sa.Connection, arrivals: Sequence[Arrival]) -> None:
+    """Note which association carried which series, once."""
+    carried = {
+        (one.association_id, one.header.series_instance_uid)
+        for one in arrivals
+        if one.association_id is not None
+    }
+    for association_id in {one for one, _ in carried}:
+        query = sa.select(SERIES_CARRIED.c.series).where(
+            SERIES_CARRIED.c.association_id == association_id
         )
+        carried -= {(association_id, series) for series in connection.scalars(query)}
+    if carried:
+        pairs = [{"association_id": one, "series": series} for one, series in sorted(carried)]
+        connection.execute(SERIES_CARRIED.insert(), pairs)
 
 
 def _is_result(connection: sa.Connection, sop_instance_uid: str) -> bool:

@@ -99,6 +99,14 @@ LOOKED = sa.Table(
 )
 """One row: up to which instance row the cases are brought up to date."""
 
+FILED = sa.Table(
+    "filed",
+    METADATA,
+    sa.Column("node_run", sa.String(64), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+)
+"""Up to which entry the journal of a receiving process is in the index."""
+
 SERIES_CARRIED = sa.Table(
     "series_carried",
     METADATA,

@@ -1,0 +1,372 @@
+"""Fills the index with what was received, behind the answers, in the order of the journal.
+
+An object is promised when its journal entry is on stable storage; its row follows here, some
+moments later, together with those of others. What a stopped process left unfiled is filed at the
+next start. Decodes no pixel data and talks to no peer. Read `Filing.promise` and `recover` first.
+"""
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Self
+
+from node.errors import StorageFullError, UnfitObjectError, UnreadableObjectError
+from node.header import InstanceHeader, header_from_bytes
+from node.index.instances import Added, Arrival, AssociationOutcome, InstanceBook
+from node.journal import Journal
+from node.log import IDENTIFIERS
+from node.storage import ObjectStore, StoredFile
+
+LOGGER = logging.getLogger(__name__)
+
+BATCH = 128
+"""How many objects are recorded in one transaction at most."""
+
+BACKLOG = 20_000
+"""How many promised objects may wait to be filed; then senders wait, too."""
+
+PAUSE_S = 0.02
+"""Filing waits for such a pause of the senders, whose answers it would delay, ..."""
+
+LONGEST_DELAY_S = 5.0
+MOST_DELAYED = 2_000
+"""... but no longer than that, and for no more objects than that."""
+
+RETRY_S = 1.0
+"""How long to wait after the database refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the journal keeps of an object.
+
+    Attributes:
+        spare: Where it was written, and `path` where it was put, relative to the store's root.
+        start: Where in the file the data set begins.
+        association: Names the association that carried it; unique.
+        opened_at: When that association was opened, ISO 8601; `received_at` likewise.
+    """
+
+    spare: str
+    path: str
+    start: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    association: str
+    calling_ae: str
+    peer_name: str
+    address: str
+    opened_at: str
+    received_at: str
+
+    def to_bytes(self) -> bytes:
+        """Return a form for the journal."""
+        return json.dumps({key: getattr(self, key) for key in self.__slots__}).encode()
+
+    @classmethod
+    def from_bytes(cls, encoded: bytes) -> Self:
+        """Return what `to_bytes` wrote; keys of a later version are left out."""
+        document: dict[str, Any] = json.loads(encoded)
+        return cls(**{key: document[key] for key in cls.__slots__})
+
+
+@dataclass(slots=True)
+class Carrier:
+    """An association, as far as filing is concerned; used by the filing thread only.
+
+    Attributes:
+        association_id: Its row, once one of its objects is filed.
+        counts: Of its objects: `stored`, `known` and `replaced`.
+    """
+
+    association_id: int | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Promised:
+    sequence: int
+    receipt: Receipt
+    carrier: Carrier
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    carrier: Carrier
+    outcome: AssociationOutcome
+    closed_at: datetime
+    on_filed: Callable[[], None]
+
+
+class Filing:
+    """Files what one process receives.
+
+    Args:
+        store: Where the files are.
+        journal: Of this process; not yet open.
+        instances: Where rows go.
+        node_run: Names this process towards the index; the same after a restart.
+    """
+
+    def __init__(
+        self, store: ObjectStore, journal: Journal, instances: InstanceBook, node_run: str
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._instances = instances
+        self._node_run = node_run
+        self._news = threading.Condition()
+        self._queue: deque[_Promised | _Ended] = deque()
+        self._is_stopping = False
+        self._is_filing = False
+        self._in_a_hurry = 0
+        """How many wait until everything is filed."""
+        self._waiting_since_s = self._last_promise_s = 0.0
+        self._due = 0
+        """How many of the queue are to be filed without another pause."""
+        self._thread = threading.Thread(target=self._run, name="filing", daemon=True)
+
+    # --- what the receiving side calls ---------------------------------------------------------
+
+    def recover(self, now: datetime) -> None:
+        """File what an earlier process promised and did not file; remove what it never promised.
+
+        Raises:
+            StorageFullError: No room, or the disk refuses.
+            OSError: The journal cannot be read.
+        """
+        position = self._instances.filed_up_to(self._node_run)
+        carriers: dict[str, Carrier] = {}
+        found: list[_Promised] = []
+        last = position
+        for sequence, payload in self._journal.open(position):
+            receipt = Receipt.from_bytes(payload)
+            is_there = self._store.finish_rename(receipt.spare, receipt.path)
+            last = max(last, sequence)
+            if is_there and sequence > position:
+                carrier = carriers.setdefault(receipt.association, Carrier())
+                found.append(_Promised(sequence, receipt, carrier))
+            elif is_there and sequence > position - BATCH:
+                self._remove_if_repeated(receipt)
+            elif sequence > position:
+                LOGGER.error("instance.lost", extra={"path": receipt.path})
+        self._store.sync_names()
+        for start in range(0, len(found), BATCH):
+            self._file(found[start : start + BATCH])
+        closed = self._instances.close_abandoned_associations(self._node_run, now)
+        removed = self._store.recover()
+        self._journal.forget(last)
+        if found or closed or removed:
+            counts = {"filed": len(found), "associations": closed, "half_written": removed}
+            LOGGER.warning("receiving.recovered", extra=counts)
+
+    def start(self) -> None:
+        """Begin to file.
+
+        Raises:
+            StorageFullError: The disk refuses.
+        """
+        with self._store.refusals():
+            self._journal.make_ready()
+        self._store.make_ready()
+        self._thread.start()
+
+    def promise(self, receipt: Receipt, carrier: Carrier) -> None:
+        """Return when an object that is on stable storage will be filed, whatever happens.
+
+        Raises:
+            StorageFullError: The journal cannot be written; the object is not promised.
+        """
+
+        def queue(sequence: int) -> None:
+            self._queue.append(_Promised(sequence, receipt, carrier))
+
+        with self._store.refusals():
+            self._journal.append(receipt.to_bytes(), queue)
+        self._last_promise_s = time.monotonic()
+        if not 1 < len(self._queue) < BACKLOG:
+            with self._news:
+                self._news.notify_all()
+                self._news.wait_for(lambda: len(self._queue) < BACKLOG or self._is_stopping)
+
+    def end(
+        self,
+        carrier: Carrier,
+        outcome: AssociationOutcome,
+        closed_at: datetime,
+        on_filed: Callable[[], None],
+    ) -> None:
+        """Record the end of an association after its objects, and then call `on_filed`."""
+        with self._news:
+            self._queue.append(_Ended(carrier, outcome, closed_at, on_filed))
+            self._news.notify_all()
+
+    def wait_until_filed(self, timeout_s: float) -> bool:
+        """Wait until nothing is left to file; tell whether that came about in time."""
+        with self._news:
+            self._in_a_hurry += 1
+            self._news.notify_all()
+            try:
+                return self._news.wait_for(
+                    lambda: not self._queue and not self._is_filing, timeout_s
+                )
+            finally:
+                self._in_a_hurry -= 1
+
+    def stop(self, timeout_s: float) -> None:
+        """File what is left within the time, and stop; the rest is filed at the next start."""
+        if self._thread.is_alive():
+            self.wait_until_filed(timeout_s)
+            with self._news:
+                self._is_stopping = True
+                self._news.notify_all()
+            self._thread.join(timeout_s)
+        self._journal.close()
+        self._store.close()
+
+    # --- the filing thread ---------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            while not self._is_stopping:
+                try:
+                    self._file_all(batch)
+                    break
+                except StorageFullError as error:
+                    LOGGER.warning("filing.waits", extra={"reason": str(error)})
+                except Exception:
+                    # the boundary of this thread: logged, and tried again
+                    LOGGER.exception("filing.failed")
+                time.sleep(RETRY_S)
+
+    def _next_batch(self) -> list[_Promised | _Ended]:
+        """Wait for something to file; nothing means that the thread is to end."""
+        with self._news:
+            self._is_filing = False
+            self._news.notify_all()
+            self._news.wait_for(lambda: self._queue or self._is_stopping)
+            if not self._due:
+                self._waiting_since_s = time.monotonic()
+                while not self._is_time():
+                    self._news.wait(PAUSE_S)
+                self._due = len(self._queue)
+            if self._is_stopping:
+                return []
+            self._is_filing = True
+            self._due = max(0, self._due - BATCH)
+            return [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+
+    def _is_time(self) -> bool:
+        """Tell whether to file now, or to let the senders go first."""
+        now_s = time.monotonic()
+        return (
+            self._is_stopping
+            or self._in_a_hurry > 0
+            or len(self._queue) > MOST_DELAYED
+            or now_s - self._last_promise_s > PAUSE_S
+            or now_s - self._waiting_since_s > LONGEST_DELAY_S
+        )
+
+    def _file_all(self, batch: list[_Promised | _Ended]) -> None:
+        """File a batch and empty it; what raises leaves in it what is not filed yet."""
+        while batch:
+            promised: list[_Promised] = []
+            for one in batch:
+                if isinstance(one, _Ended):
+                    break
+                promised.append(one)
+            if promised:
+                self._file(promised)
+                del batch[: len(promised)]
+                self._forget_filed(promised[-1].sequence)
+            elif isinstance(ended := batch[0], _Ended):
+                self._close(ended)
+                del batch[0]
+
+    def _close(self, ended: _Ended) -> None:
+        association_id = ended.carrier.association_id
+        if association_id is not None:
+            self._instances.close_association(association_id, ended.outcome, ended.closed_at)
+        ended.on_filed()
+
+    def _file(self, batch: Sequence[_Promised]) -> None:
+        arrivals = [self._arrival(one) for one in batch]
+        try:
+            added = self._instances.add_instances(arrivals, (self._node_run, batch[-1].sequence))
+        except UnfitObjectError:
+            if len(batch) > 1:  # one of them: the others must not wait for it
+                middle = len(batch) // 2
+                self._file(batch[:middle])
+                self._file(batch[middle:])
+            else:
+                LOGGER.exception("instance.not_filed", extra={"path": batch[0].receipt.path})
+            return
+        for one, what in zip(batch, added, strict=True):
+            one.carrier.counts["stored" if what.is_new else "known"] += 1
+            one.carrier.counts["replaced"] += what.replaces_other_content
+            self._keep_one_copy(one.receipt, what)
+
+    def _arrival(self, promised: _Promised) -> Arrival:
+        receipt, carrier = promised.receipt, promised.carrier
+        with self._store.content(receipt.path, receipt.start) as encoded:
+            sha256, size_bytes = hashlib.sha256(encoded).hexdigest(), len(encoded) + receipt.start
+            try:
+                header = header_from_bytes(encoded, receipt.transfer_syntax_uid)
+            except (UnreadableObjectError, UnfitObjectError) as error:
+                # what the scan before the answer does not look into: kept, of use to no case
+                fields = {"reason": str(error), "peer": receipt.peer_name}
+                LOGGER.warning("instance.unreadable", extra=fields)
+                header = _bare_header(receipt)
+        IDENTIFIERS.remember(header.patient_name, header.patient_id, header.patient_birth_date)
+        if carrier.association_id is None:
+            carrier.association_id = self._instances.open_association(
+                calling_ae=receipt.calling_ae,
+                peer_name=receipt.peer_name,
+                address=receipt.address,
+                opened_at=datetime.fromisoformat(receipt.opened_at),
+                node_run=self._node_run,
+            )
+        return Arrival(
+            header,
+            StoredFile(receipt.path, sha256, size_bytes),
+            carrier.association_id,
+            receipt.peer_name,
+            datetime.fromisoformat(receipt.received_at),
+        )
+
+    def _keep_one_copy(self, receipt: Receipt, added: Added) -> None:
+        if added.path != receipt.path and self._store.read_path(added.path).exists():
+            self._store.remove_repetition(receipt.path)
+
+    def _remove_if_repeated(self, receipt: Receipt) -> None:
+        """Remove a repetition that a crash kept from being removed."""
+        if self._instances.is_path_of(receipt.sop_instance_uid, receipt.path):
+            return
+        with self._store.content(receipt.path, receipt.start) as encoded:
+            sha256 = hashlib.sha256(encoded).hexdigest()
+        kept = self._instances.path_of(receipt.sop_instance_uid, sha256)
+        if kept and self._store.read_path(kept).exists():
+            self._store.remove_repetition(receipt.path)
+
+    def _forget_filed(self, sequence: int) -> None:
+        if self._journal.may_forget(sequence):
+            self._store.sync_names()  # until then the journal is what knows of the renames
+            self._journal.forget(sequence)
+
+
+def _bare_header(receipt: Receipt) -> InstanceHeader:
+    return InstanceHeader(
+        sop_instance_uid=receipt.sop_instance_uid,
+        sop_class_uid=receipt.sop_class_uid,
+        transfer_syntax_uid=receipt.transfer_syntax_uid,
+        modality="",
+        study_instance_uid="",
+        series_instance_uid="",
+    )

@@ -1,0 +1,285 @@
+"""Reads PDUs from a connection without copying what is large, and gives every wait an end.
+
+Knows the frames of PS3.8 section 9.3 (PDU, presentation data value) and of PS3.7 section 6.3 (the
+command set of a C-STORE), no association and no pynetdicom. What it hands out of a data set are
+views of one buffer, valid until the next read.
+"""
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+FIRST_BUFFER_BYTES = 16 << 10
+DATA_BUFFER_BYTES = 512 << 10
+"""Before and after an association is established: what it costs, whatever its peer sends."""
+
+PDU_HEADER = struct.Struct(">BxL")
+PDV_HEADER = struct.Struct(">LBB")
+"""PDU type and length; length, presentation context ID and message control header."""
+
+ASSOCIATE_RQ, P_DATA_TF, RELEASE_RQ, ABORT = 0x01, 0x04, 0x05, 0x07
+"""PDU types that an acceptor meets (PS3.8 table 9-11 and following)."""
+PDU_TYPES = range(0x01, 0x08)
+
+UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER = 1, 2, 6
+"""Reasons of an A-ABORT by the service provider (PS3.8 table 9-26)."""
+
+IS_COMMAND, IS_LAST = 1, 2
+"""Bits of the message control header (PS3.8 E.2)."""
+
+C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
+NO_DATA_SET = 0x0101
+"""Command Field and Command Data Set Type (PS3.7 E.1)."""
+
+LONGEST_COMMAND_BYTES = 16 << 10
+
+_ELEMENT = struct.Struct("<HHL")
+_US = struct.Struct("<H")
+_ABORT_PDU = struct.Struct(">BxLxxBB")
+
+
+class ProtocolError(Exception):
+    """What a peer must not send; `reason` is that of the A-ABORT which answers it."""
+
+    def __init__(self, reason: int, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class LineEndedError(Exception):
+    """The connection is closed or broken."""
+
+
+class PduStream:
+    """One connection, buffered; used by one thread, but for `wake`.
+
+    Args:
+        line: Connected; TLS or not.
+        silence_s: How long the peer may neither send nor take anything.
+
+    Attributes:
+        before_refill: Called before the buffer, and with it every view of it, is written anew.
+    """
+
+    def __init__(self, line: socket.socket, silence_s: float) -> None:
+        self.line = line
+        self.before_refill: Callable[[], None] | None = None
+        self._silence_s = silence_s
+        self._deadline_s: float | None = None
+        self._buffer = bytearray(FIRST_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        line.settimeout(silence_s)
+
+    def set_deadline(self, within_s: float | None) -> None:
+        """Let everything until the next call end within that time; None: only silence ends it."""
+        self._deadline_s = None if within_s is None else time.monotonic() + within_s
+        self.line.settimeout(self._silence_s)
+
+    def expect_data(self) -> None:
+        """Make the buffer as large as data sets need it."""
+        rest = bytes(self._view[self._start : self._end])
+        self._buffer = bytearray(DATA_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._view[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+
+    def next_pdu(self) -> tuple[int, int]:
+        """Return type and length of the next PDU; its content is read with the other methods.
+
+        Raises:
+            ProtocolError: No PDU type begins so.
+            LineEndedError: The connection ended; TimeoutError: nothing came.
+        """
+        self._need(PDU_HEADER.size)
+        pdu_type, length = PDU_HEADER.unpack_from(self._buffer, self._start)
+        if pdu_type not in PDU_TYPES:
+            raise ProtocolError(UNRECOGNISED_PDU, "no PDU type")
+        self._start += PDU_HEADER.size
+        return pdu_type, length
+
+    def next_pdv(self) -> tuple[int, int, int]:
+        """Return length of the fragment, context and control header of the next PDV."""
+        self._need(PDV_HEADER.size)
+        length, context_id, control = PDV_HEADER.unpack_from(self._buffer, self._start)
+        self._start += PDV_HEADER.size
+        return length - 2, context_id, control
+
+    def take(self, longest: int) -> memoryview:
+        """Return a view of what is there of the next bytes, at least one."""
+        if self._start == self._end:
+            self._refill()
+        stop = min(self._end, self._start + longest)
+        piece = self._view[self._start : stop]
+        self._start = stop
+        return piece
+
+    def read(self, length: int) -> bytes:
+        """Return a copy of the next bytes, all of them."""
+        pieces = []
+        while length:
+            piece = self.take(length)
+            pieces.append(bytes(piece))
+            length -= len(piece)
+        return b"".join(pieces)
+
+    def send(self, content: bytes) -> None:
+        """Send; raises as `next_pdu` where the peer takes nothing or is gone."""
+        self._limit_wait()
+        try:
+            self.line.sendall(content)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise LineEndedError from error
+
+    def wake(self) -> None:
+        """Let the thread that reads find the end of the connection; sending stays possible."""
+        with suppress(OSError):  # closed already
+            socket.socket.shutdown(self.line, socket.SHUT_RD)  # TLS would forget its keys
+
+    def close(self, within_s: float) -> None:
+        """Say that nothing more comes, wait a while for the peer to close, and close.
+
+        A connection closed at once may take the last PDU with it before the peer has read it.
+        """
+        with suppress(OSError):
+            end_s = time.monotonic() + within_s
+            if isinstance(self.line, ssl.SSLSocket):
+                self.line.settimeout(within_s)
+                self.line.unwrap()
+            socket.socket.shutdown(self.line, socket.SHUT_WR)
+            while (left_s := end_s - time.monotonic()) > 0:
+                self.line.settimeout(left_s)
+                if not socket.socket.recv_into(self.line, self._buffer):
+                    break
+        self.line.close()
+        self._view.release()
+        self._buffer = bytearray()
+
+    def _need(self, length: int) -> None:
+        """See to it that so many bytes stand in the buffer in one piece."""
+        while self._end - self._start < length:
+            if self._start and self._start + length > len(self._buffer):
+                if self.before_refill is not None:
+                    self.before_refill()
+                rest = bytes(self._view[self._start : self._end])
+                self._view[: len(rest)] = rest
+                self._start, self._end = 0, len(rest)
+            self._refill()
+
+    def _refill(self) -> None:
+        if self._start == self._end:
+            if self.before_refill is not None:
+                self.before_refill()
+            self._start = self._end = 0
+        self._limit_wait()
+        try:
+            count = self.line.recv_into(self._view[self._end :])
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise LineEndedError from error
+        if not count:
+            raise LineEndedError
+        self._end += count
+
+    def _limit_wait(self) -> None:
+        if self._deadline_s is not None:
+            left_s = self._deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            self.line.settimeout(left_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command set (PS3.7 6.3); absent elements are empty or None."""
+
+    command_field: int | None
+    message_id: int | None
+    data_set_type: int | None
+    sop_class_uid: str
+    sop_instance_uid: str
+
+    @property
+    def is_store(self) -> bool:
+        """Whether it is a C-STORE-RQ that has all that it needs."""
+        return (
+            self.command_field == C_STORE_RQ
+            and self.message_id is not None
+            and self.data_set_type not in (None, NO_DATA_SET)
+            and bool(self.sop_class_uid and self.sop_instance_uid)
+        )
+
+
+def read_command(encoded: bytes) -> Command:
+    """Return a command set as it is encoded: Implicit VR Little Endian.
+
+    Raises:
+        ProtocolError: It ends within an element.
+    """
+    values: dict[int, bytes] = {}
+    position = 0
+    while position < len(encoded):
+        if position + _ELEMENT.size > len(encoded):
+            raise ProtocolError(INVALID_PARAMETER, "a command set ends within an element")
+        group, element, length = _ELEMENT.unpack_from(encoded, position)
+        position += _ELEMENT.size + length
+        if group or position > len(encoded):
+            raise ProtocolError(INVALID_PARAMETER, "a command set ends within an element")
+        values[element] = encoded[position - length : position]
+    return Command(
+        _number(values.get(0x0100)),
+        _number(values.get(0x0110)),
+        _number(values.get(0x0800)),
+        _uid(values.get(0x0002)),
+        _uid(values.get(0x1000)),
+    )
+
+
+def store_response(request: Command, context_id: int, status: int, comment: str) -> bytes:
+    """Return the P-DATA-TF PDU that answers a C-STORE (PS3.7 9.3.1.2).
+
+    Args:
+        request: What is answered.
+        context_id: Its presentation context.
+        status: Status (0000,0900).
+        comment: Error Comment (0000,0902), or empty.
+    """
+    elements = [
+        (0x0002, _even(request.sop_class_uid, b"\0")),
+        (0x0100, _US.pack(C_STORE_RSP)),
+        (0x0120, _US.pack(request.message_id or 0)),
+        (0x0800, _US.pack(NO_DATA_SET)),
+        (0x0900, _US.pack(status)),
+    ]
+    if comment:
+        elements.append((0x0902, _even(comment, b" ")))
+    elements.append((0x1000, _even(request.sop_instance_uid, b"\0")))
+    body = b"".join(_ELEMENT.pack(0, tag, len(value)) + value for tag, value in elements)
+    command = _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
+    pdv = PDV_HEADER.pack(len(command) + 2, context_id, IS_COMMAND | IS_LAST)
+    return PDU_HEADER.pack(P_DATA_TF, len(pdv) + len(command)) + pdv + command
+
+
+def abort_pdu(source: int, reason: int) -> bytes:
+    """Return an A-ABORT PDU (PS3.8 9.3.8)."""
+    return _ABORT_PDU.pack(ABORT, 4, source, reason)
+
+
+def _number(value: bytes | None) -> int | None:
+    return None if value is None or len(value) != _US.size else int(_US.unpack(value)[0])
+
+
+def _uid(value: bytes | None) -> str:
+    return "" if value is None else value.decode("ascii", "replace").rstrip("\0 ")
+
+
+def _even(text: str, padding: bytes) -> bytes:
+    encoded = text.encode("ascii", "replace")
+    return encoded + padding if len(encoded) % 2 else encoded

@@ -1,0 +1,545 @@
+"""Accepts associations without polling: one thread each, which waits in the socket.
+
+pynetdicom negotiates, and serves whatever is not a C-STORE; its events are triggered as ever. A
+C-STORE is streamed from the connection into whatever `ObjectSink` the node gives, and answered with
+one segment. This is the only module that uses private names of pynetdicom on the accepting side; so
+pynetdicom is pinned, and `check_pynetdicom` looks at start-up whether every name is there. Decides
+nothing: who may come is decided by handlers of EVT_REQUESTED, what is kept by the sink.
+
+Read PS3.8 section 9.2 (states) and `AcceptedAssociation.run_reactor` first.
+"""
+
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pynetdicom
+from pynetdicom import AE, evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.acse import ACSE
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import (
+    A_ABORT_RQ,
+    A_ASSOCIATE_AC,
+    A_ASSOCIATE_RJ,
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RP,
+    A_RELEASE_RQ,
+    P_DATA_TF,
+)
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AddressInformation
+
+from node.errors import NodeError
+from node.pdu_stream import (
+    ABORT,
+    ASSOCIATE_RQ,
+    INVALID_PARAMETER,
+    IS_COMMAND,
+    IS_LAST,
+    LONGEST_COMMAND_BYTES,
+    RELEASE_RQ,
+    UNEXPECTED_PDU,
+    Command,
+    LineEndedError,
+    PduStream,
+    ProtocolError,
+    abort_pdu,
+    read_command,
+    store_response,
+)
+from node.pdu_stream import (
+    P_DATA_TF as P_DATA_TYPE,
+)
+from node.tls import why_no_tls
+
+LOGGER = logging.getLogger(__name__)
+
+PYNETDICOM = "3.0.4"
+"""The version whose private names these are."""
+
+_NAMES = {
+    Association: "_abort_blocking _serve_request _server _accepted_cx _sent_abort _kill",
+    ACSE: "negotiate_association send_release",
+    DIMSEServiceProvider: "receive_primitive get_msg",
+    DULServiceProvider: "send_pdu receive_pdu stop_dul kill_dul to_user_queue event_queue",
+}
+
+LONGEST_REQUEST_BYTES = 256 << 10
+"""Of an A-ASSOCIATE-RQ: 128 presentation contexts of many transfer syntaxes take a fifth of it."""
+
+LONGEST_OTHER_BYTES = 64
+"""Of a release or an abort, which have four."""
+
+LARGEST_IDENTIFIER_BYTES = 4 << 20
+"""Of the data set of another message than a C-STORE, which is held in memory."""
+
+CLOSING_S = 2.0
+"""How long the peer may take to close a connection that is done with."""
+
+BACKLOG = 128
+"""Connections that the system holds until they are accepted."""
+
+_USER, _PROVIDER = 0, 2
+"""Source of an A-ABORT (PS3.8 table 9-26)."""
+
+
+class ObjectSink(Protocol):
+    """Takes the data set of one C-STORE."""
+
+    def write(self, pieces: Sequence[memoryview]) -> None:
+        """Take the next bytes; the views are valid during the call only."""
+
+    def finish(self) -> tuple[int, str]:
+        """Return status and Error Comment once the data set is complete and, if so, kept."""
+
+    def abandon(self) -> None:
+        """Keep nothing: the data set will not be completed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of every association.
+
+    Attributes:
+        connections: How many may be open at once, those that still negotiate included.
+        pdu_bytes: Longest P-DATA-TF PDU; announced.
+        negotiation_s: From the connection to the association request.
+        silence_s: How long a peer may neither send nor take anything.
+    """
+
+    connections: int
+    pdu_bytes: int
+    negotiation_s: float
+    silence_s: float
+
+
+def check_pynetdicom() -> None:
+    """Do nothing if pynetdicom is the one that this module was written for.
+
+    Raises:
+        NodeError: It is another version, or lacks a name.
+    """
+    missing = [
+        f"{kind.__name__}.{name}"
+        for kind, names in _NAMES.items()
+        for name in names.split()
+        if name not in _names_of(kind)
+    ]
+    if pynetdicom.__version__ != PYNETDICOM or missing:
+        raise NodeError(
+            f"the fast transport needs pynetdicom {PYNETDICOM}, found {pynetdicom.__version__}"
+            + (f" without {', '.join(missing)}" if missing else ""),
+            hint='install that version, or set node.transport = "plain"',
+        )
+
+
+def _names_of(kind: type) -> set[str]:
+    """Return the attributes of a class, those that its constructor sets included."""
+    return set(dir(kind)) | set(kind.__init__.__code__.co_names)  # type: ignore[misc]
+
+
+class _UpperLayer(DULServiceProvider):
+    """Stands where pynetdicom expects its upper layer: sends at once, has no thread of its own."""
+
+    def __init__(self, assoc: Association, stream: PduStream) -> None:
+        super().__init__(assoc)
+        self.stream = stream
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Send a primitive's PDU."""
+        if not isinstance(primitive, P_DATA):
+            evt.trigger(self.assoc, evt.EVT_ACSE_SENT, {"primitive": primitive})
+        self.stream.send(_pdu_of(primitive).encode())
+
+    def stop_dul(self) -> bool:
+        """Tell that no thread runs."""
+        return True
+
+
+def _pdu_of(primitive: Any) -> Any:
+    if isinstance(primitive, P_DATA):
+        return P_DATA_TF(primitive)
+    if isinstance(primitive, A_ASSOCIATE):
+        return A_ASSOCIATE_AC(primitive) if primitive.result == 0 else A_ASSOCIATE_RJ(primitive)
+    if isinstance(primitive, A_RELEASE):
+        return A_RELEASE_RQ(primitive) if primitive.result is None else A_RELEASE_RP(primitive)
+    return A_ABORT_RQ(primitive)
+
+
+class AcceptedAssociation(Association):
+    """An association that a peer requested, in one thread that waits in the socket.
+
+    Attributes:
+        certificate: The peer's, in DER, if it showed one.
+    """
+
+    dul: _UpperLayer
+    certificate: bytes | None = None
+
+    def __init__(self, server: "AssociationServer", line: socket.socket, address: Any) -> None:
+        super().__init__(server.ae, MODE_ACCEPTOR)
+        self.name = f"association {address[0]}:{address[1]}"
+        self.daemon = True
+        self._fast_server = server
+        self._line = line
+        self._stream = PduStream(line, server.limits.silence_s)
+        self.dul = _UpperLayer(self, self._stream)
+        self._handlers = dict(server.handlers)
+        self._sink: ObjectSink | None = None
+        self._store_request: Command | None = None
+        self._context_id = 0
+        self._command = bytearray()
+        self._identifier_bytes: int | None = None
+        """Of another message's data set that is being received; None between messages."""
+        self._pieces: list[memoryview] = []
+        self.acceptor.maximum_length = server.limits.pdu_bytes
+        self.acceptor.ae_title = server.ae.ae_title
+        self.acceptor.address_info = AddressInformation.from_tuple(server.address)
+        self.acceptor.implementation_class_uid = server.ae.implementation_class_uid
+        self.acceptor.implementation_version_name = server.ae.implementation_version_name
+        self.acceptor.supported_contexts = server.contexts  # shared: negotiation reads them only
+        self.requestor.address_info = AddressInformation.from_tuple(address)
+
+    # --- the life of an association ------------------------------------------------------------
+
+    def run_reactor(self) -> None:
+        """Negotiate, serve, close; whatever happens, the connection is closed at the end."""
+        try:
+            self._live()
+        except ProtocolError as error:
+            LOGGER.warning("association.protocol_error", extra={"reason": str(error)})
+            self._end_by_abort(_PROVIDER, error.reason)
+        except TimeoutError:
+            self._end_by_abort(_USER, 0)
+        except LineEndedError:
+            if self._sent_abort:  # `abort` woke this thread
+                self._end_by_abort(_USER, 0)
+            else:
+                lost = A_P_ABORT()
+                lost.provider_reason = 0
+                self._mark_aborted(lost)
+        except Exception:
+            LOGGER.exception("association.failed")
+            self._end_by_abort(_PROVIDER, 0)
+        finally:
+            self._abandon()
+            self._kill = True
+            self.is_established = False
+            self._stream.close(CLOSING_S)
+            self._fast_server.forget(self)
+
+    def _live(self) -> None:
+        stream = self._stream
+        stream.set_deadline(self._fast_server.limits.negotiation_s)
+        try:
+            self._shake_hands()
+            self.requestor.primitive = self._request()
+        except (ProtocolError, LineEndedError, TimeoutError):
+            self._fast_server.on_refused(self.requestor.address)
+            raise
+        evt.trigger(self, evt.EVT_REQUESTED, {})
+        if not (self.is_aborted or self.is_rejected or self._sent_abort):
+            self.acse.negotiate_association()
+        if not self.is_established:
+            return
+        stream.set_deadline(None)
+        stream.expect_data()
+        stream.before_refill = self._flush
+        while not self._kill:
+            pdu_type, length = stream.next_pdu()
+            if pdu_type == P_DATA_TYPE:
+                self._take_p_data(length)
+            else:
+                self._take_other(pdu_type, length)
+
+    def _shake_hands(self) -> None:
+        if not isinstance(self._line, ssl.SSLSocket):
+            return
+        try:
+            self._line.settimeout(self._fast_server.limits.negotiation_s)
+            self._line.do_handshake()
+        except OSError as error:
+            fields = {"reason": why_no_tls(error).what, "address": self.requestor.address}
+            LOGGER.warning("association.no_tls", extra=fields)
+            raise LineEndedError from error
+        self.certificate = self._line.getpeercert(binary_form=True)
+
+    def _request(self) -> A_ASSOCIATE:
+        pdu_type, length = self._stream.next_pdu()
+        if pdu_type == ABORT:
+            raise LineEndedError
+        if pdu_type != ASSOCIATE_RQ:
+            raise ProtocolError(UNEXPECTED_PDU, "something comes before an association request")
+        if length > LONGEST_REQUEST_BYTES:
+            raise ProtocolError(INVALID_PARAMETER, "an association request is too long")
+        content = self._stream.read(length)
+        pdu = A_ASSOCIATE_RQ()
+        try:
+            pdu.decode(ASSOCIATE_RQ.to_bytes() + b"\0" + length.to_bytes(4) + content)
+            primitive = pdu.to_primitive()
+        except Exception as error:
+            # whatever pynetdicom's decoder raises means this
+            raise ProtocolError(
+                INVALID_PARAMETER, "an association request cannot be decoded"
+            ) from error
+        return primitive
+
+    def _take_other(self, pdu_type: int, length: int) -> None:
+        if pdu_type not in (RELEASE_RQ, ABORT):
+            raise ProtocolError(UNEXPECTED_PDU, "this PDU has no place in an association")
+        if length > LONGEST_OTHER_BYTES:
+            raise ProtocolError(INVALID_PARAMETER, "a release or an abort is too long")
+        content = self._stream.read(length)
+        if pdu_type == RELEASE_RQ:
+            self.acse.send_release(is_response=True)
+            self.is_released = True
+            self.is_established = False
+            self._kill = True
+            evt.trigger(self, evt.EVT_RELEASED, {})
+            return
+        if len(content) >= 4 and content[2] == _PROVIDER:
+            aborted: Any = A_P_ABORT()
+            aborted.provider_reason = content[3] or None
+        else:
+            aborted = A_ABORT()
+            aborted.abort_source = 0
+        self._mark_aborted(aborted)
+
+    def _mark_aborted(self, primitive: Any) -> None:
+        evt.trigger(self, evt.EVT_ACSE_RECV, {"primitive": primitive})
+        self.is_aborted = True
+        self.is_established = False
+        self._kill = True
+        evt.trigger(self, evt.EVT_ABORTED, {})
+
+    def _abort_blocking(self, block: bool = True) -> None:  # noqa: ARG002 - as pynetdicom calls it
+        """Abort, at once in the association's own thread, else as soon as that thread can.
+
+        An object that is being kept at the moment is kept and answered first.
+        """
+        if self._sent_abort or self.is_released:
+            return
+        self._sent_abort = True
+        if threading.current_thread() is self:
+            self._end_by_abort(_USER, 0)
+        else:
+            self._stream.wake()
+
+    def _end_by_abort(self, source: int, reason: int) -> None:
+        self._sent_abort = True
+        with suppress(LineEndedError, TimeoutError):
+            self._stream.set_deadline(CLOSING_S)
+            self._stream.send(abort_pdu(source, reason))
+        self.is_aborted = True
+        self.is_established = False
+        self._kill = True
+        evt.trigger(self, evt.EVT_ABORTED, {})
+
+    # --- messages ------------------------------------------------------------------------------
+
+    def _take_p_data(self, length: int) -> None:
+        if length > self._fast_server.limits.pdu_bytes:
+            raise ProtocolError(INVALID_PARAMETER, "a PDU is longer than was negotiated")
+        stream = self._stream
+        while length > 0:
+            size, context_id, control = stream.next_pdv()
+            length -= size + 6
+            if size < 0 or length < 0:
+                raise ProtocolError(INVALID_PARAMETER, "a fragment has an impossible length")
+            if context_id not in self._accepted_cx:
+                raise ProtocolError(INVALID_PARAMETER, "a presentation context is not accepted")
+            if control & IS_COMMAND:
+                self._take_command(context_id, control, size)
+            else:
+                self._take_data(context_id, control, size)
+
+    def _take_command(self, context_id: int, control: int, size: int) -> None:
+        if self._sink is not None or self._identifier_bytes is not None:
+            raise ProtocolError(INVALID_PARAMETER, "a command comes within a data set")
+        if len(self._command) + size > LONGEST_COMMAND_BYTES:
+            raise ProtocolError(INVALID_PARAMETER, "a command set is too long")
+        if self._command and context_id != self._context_id:
+            raise ProtocolError(INVALID_PARAMETER, "a command changes its presentation context")
+        self._context_id = context_id
+        self._command += self._stream.read(size)
+        if not control & IS_LAST:
+            return
+        encoded = bytes(self._command)
+        self._command.clear()
+        command = read_command(encoded)
+        if command.is_store:
+            self._store_request = command
+            context = self._accepted_cx[context_id]
+            self._sink = self._fast_server.begin_store(self, context, command)
+        else:
+            self._identifier_bytes = 0
+            self._hand_on(control, encoded)
+
+    def _take_data(self, context_id: int, control: int, size: int) -> None:
+        if context_id != self._context_id:
+            raise ProtocolError(INVALID_PARAMETER, "a data set changes its presentation context")
+        if self._sink is None:
+            if self._identifier_bytes is None:
+                raise ProtocolError(INVALID_PARAMETER, "a data set comes without a command")
+            self._identifier_bytes += size
+            if self._identifier_bytes > LARGEST_IDENTIFIER_BYTES:
+                raise ProtocolError(INVALID_PARAMETER, "a data set is too long for its message")
+            self._hand_on(control, self._stream.read(size))
+            return
+        while size:
+            piece = self._stream.take(size)
+            size -= len(piece)
+            self._pieces.append(piece)
+        if control & IS_LAST:
+            self._answer()
+
+    def _flush(self) -> None:
+        if self._pieces and self._sink is not None:
+            pieces, self._pieces = self._pieces, []
+            self._sink.write(pieces)
+
+    def _answer(self) -> None:
+        self._flush()
+        sink, request = self._sink, self._store_request
+        assert sink is not None and request is not None  # noqa: S101, PT018 - a data set has both
+        self._sink = self._store_request = None
+        status, comment = sink.finish()
+        self._stream.send(store_response(request, self._context_id, status, comment))
+
+    def _hand_on(self, control: int, fragment: bytes) -> None:
+        """Give pynetdicom a fragment of a message that is its to serve, and serve the message."""
+        primitive: Any = P_DATA()
+        primitive.presentation_data_value_list = [[self._context_id, control.to_bytes() + fragment]]
+        try:
+            self.dimse.receive_primitive(primitive)
+        except Exception as error:
+            # whatever pynetdicom's decoder raises means this
+            raise ProtocolError(INVALID_PARAMETER, "a message cannot be decoded") from error
+        if not self.dul.event_queue.empty():
+            raise ProtocolError(INVALID_PARAMETER, "a message is not valid")
+        if self.dimse.message is not None:
+            return  # more fragments are to come
+        self._identifier_bytes = None
+        context_id, message = self.dimse.get_msg(block=False)
+        if message is not None and context_id is not None:
+            self._serve_request(message, context_id)
+
+    def _abandon(self) -> None:
+        self._pieces.clear()
+        self._stream.before_refill = None
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.abandon()
+
+
+class AssociationServer:
+    """Listens on one address and serves every association in a thread of its own.
+
+    Args:
+        ae: Who is called; its supported contexts are offered.
+        address: Host and port; port 0 lets the system choose.
+        event_handlers: As pynetdicom's `start_server` takes them.
+        limits: Bounds of every association.
+        begin_store: Gives the sink for a C-STORE.
+        may_connect: Whether an address may connect; else its connection is closed unread.
+        on_refused: Called with an address that did not get as far as an association request.
+        secure: Wraps a connection for TLS, without handshake; None for plain TCP.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+
+    def __init__(
+        self,
+        ae: AE,
+        address: tuple[str, int],
+        event_handlers: Sequence[tuple[Any, Callable[[Any], Any]]],
+        limits: Limits,
+        begin_store: Callable[[Association, PresentationContext, Command], ObjectSink],
+        *,
+        may_connect: Callable[[str], bool] = lambda _address: True,
+        on_refused: Callable[[str], None] = lambda _address: None,
+        secure: Callable[[socket.socket], socket.socket] | None = None,
+    ) -> None:
+        check_pynetdicom()
+        self.ae = ae
+        self.limits = limits
+        self.begin_store = begin_store
+        self.contexts = list(ae.supported_contexts)
+        self._may_connect = may_connect
+        self.on_refused = on_refused
+        self._secure = secure
+        pattern = Association(ae, MODE_ACCEPTOR)
+        for event, handler in event_handlers:
+            pattern.bind(event, handler)
+        self.handlers = pattern._handlers
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._listener = socket.create_server(address, family=family, backlog=BACKLOG)
+        self.address = self._listener.getsockname()
+        self._lock = threading.Lock()
+        self._open: set[AcceptedAssociation] = set()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._accept_all, name="scp-accept", daemon=True)
+
+    def start(self) -> int:
+        """Listen; return the port."""
+        self._thread.start()
+        return int(self.address[1])
+
+    def stop(self) -> None:
+        """Listen no longer, and abort what is open; `join` the associations to see them end."""
+        self._is_stopping = True
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(CLOSING_S)
+        self._listener.close()
+        for assoc in self.associations():
+            assoc.abort(block=False)
+
+    def associations(self) -> list[AcceptedAssociation]:
+        """Return those that are open, those that still negotiate included."""
+        with self._lock:
+            return list(self._open)
+
+    def forget(self, assoc: AcceptedAssociation) -> None:
+        """Take an association that has ended from the open ones."""
+        with self._lock:
+            self._open.discard(assoc)
+
+    def _accept_all(self) -> None:
+        while not self._is_stopping:
+            try:
+                line, address = self._listener.accept()
+            except OSError:
+                if not self._is_stopping:  # no file handle left, say
+                    threading.Event().wait(0.1)
+                continue
+            try:
+                self._accept(line, address)
+            except Exception:
+                LOGGER.exception("association.not_started")
+                line.close()
+
+    def _accept(self, line: socket.socket, address: Any) -> None:
+        if len(self._open) >= self.limits.connections or not self._may_connect(address[0]):
+            line.close()
+            return
+        try:
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            secured = line if self._secure is None else self._secure(line)
+        except OSError:  # gone already
+            line.close()
+            return
+        assoc = AcceptedAssociation(self, secured, address)
+        with self._lock:
+            self._open.add(assoc)
+        assoc.start()
