@@ -18,7 +18,6 @@ from node.errors import (
 from node.storage_classes import (
     ACCEPTED,
     IMAGE_SYNTAXES,
-    KEPT,
     KEPT_SYNTAXES,
     MODALITY_OF,
     OTHERS,
@@ -73,9 +72,6 @@ STATUS_OF: Mapping[type[NodeError], int] = {
 }
 """C-STORE status for each error; an error of another class counts as its nearest ancestor here."""
 
-MAX_PDU_BYTES = 131072
-"""Longest PDU that we receive: few, large reads."""
-
 
 def status_of(error: NodeError) -> int:
     """Return the C-STORE status that tells a sender of this error."""
@@ -89,7 +85,7 @@ def conformance_statement(config: Config) -> str:
         _application_entity(config),
         _received_classes(config),
         _sent_classes(),
-        _transfer_syntaxes(),
+        _transfer_syntaxes(config),
         _association_policies(config),
         _statuses(),
         _configuration(config),
@@ -129,7 +125,8 @@ def _application_entity(config: Config) -> str:
         ("Asynchronous operations", "none (window 1, 1)"),
         ("Implementation class UID", IMPLEMENTATION_CLASS_UID),
         ("Implementation version name", IMPLEMENTATION_VERSION_NAME),
-        ("SCP/SCU role selection, extended negotiation, user identity", "not used"),
+        ("SCP/SCU role selection, extended negotiation", "not used"),
+        ("User identity negotiation", "username, with or without passcode; see 4"),
     ]
     return "## 2 AE specification\n\nOne application entity receives and sends.\n\n" + _table(
         ("property", "value"), rows
@@ -175,13 +172,16 @@ def _sent_classes() -> str:
     )
 
 
-def _transfer_syntaxes() -> str:
-    used = dict.fromkeys(s for row in (*ACCEPTED, *KEPT, *OTHERS) for s in row.transfer_syntaxes)
+def _transfer_syntaxes(config: Config) -> str:
+    rows_in_force = (*accepted(config), *SENT)
+    used = {s for row in rows_in_force for s in row.transfer_syntaxes}
+    named = {_set_name(row.transfer_syntaxes) for row in rows_in_force}
+    sets = {name: those for name, those in SYNTAX_SETS.items() if name in named}
     rows = [
         (
             syntax.name,
             syntax,
-            *("yes" if syntax in those else "no" for those in SYNTAX_SETS.values()),
+            *("yes" if syntax in those else "no" for those in sets.values()),
             _decoding(syntax),
         )
         for syntax in sorted(used, key=KEPT_SYNTAXES.index)
@@ -189,7 +189,7 @@ def _transfer_syntaxes() -> str:
     return (
         "### 2.3 Transfer syntaxes\n\nIn the node's order of preference; the sets are those that "
         "2.1 and 2.2 name.\n\n"
-        + _table(("transfer syntax", "UID", *SYNTAX_SETS, "decoded"), rows)
+        + _table(("transfer syntax", "UID", *sets, "decoded"), rows)
         + "\n\nA case that is computed with an image that was compressed with loss, or perhaps "
         "was, says so in a finding, whether the transfer syntax tells it or Lossy Image "
         "Compression (0028,2110). 32-bit pixel data in Explicit VR Big Endian are read as words "
@@ -211,23 +211,28 @@ def _set_name(syntaxes: tuple[UID, ...]) -> str:
 
 
 def _association_policies(config: Config) -> str:
+    permanent, transient = "1 permanent", "2 transient"
+    user, presentation = "1 user", "3 presentation"
     rejections = [
-        ("the called AE title is not ours", "1 permanent", "1 user", "7 called AE title"),
-        (
-            "calling AE title and address belong to no configured peer",
-            "1 permanent",
-            "1 user",
-            "3 calling AE title",
-        ),
-        ("the node is stopping", "2 transient", "3 presentation", "1 temporary congestion"),
-        ("too many associations", "2 transient", "3 presentation", "2 local limit"),
-    ]
+        ("the called AE title is not ours", permanent, user, "7 called AE title"),
+        ("calling AE title and address belong to no configured peer, or its certificate is not "
+         "the peer's", permanent, user, "3 calling AE title"),
+        ("the user identity is not the peer's", permanent, "2 ACSE provider", "1 no reason"),
+        ("the node is stopping, or its disk has no room or is out of order", transient,
+         presentation, "1 temporary congestion"),
+        ("too many associations, of this peer or in all", transient, presentation,
+         "2 local limit"),
+    ]  # fmt: skip
+    node = config.node
     return (
         "### 2.4 Association policies\n\n"
-        "A peer is known by its calling AE title together with its network address.\n\n"
+        "A peer is known by its calling AE title together with its network address, or with its "
+        "certificate.\n\n"
         + _table(("an association is rejected when", "result", "source", "reason"), rejections)
-        + "\n\nAn association without traffic is aborted after "
-        f"{config.node.network_timeout_s:g} s.\n\n"
+        + "\n\nA connection without an association request is closed after "
+        f"{node.negotiation_timeout_s:g} s, an association without traffic is aborted after "
+        f"{node.network_timeout_s:g} s. A connection is closed unread while its address has had "
+        f"more than {node.max_rejections_per_minute} rejections within the last minute.\n\n"
         "**An aborted association** (A-ABORT, A-P-ABORT, connection lost, time-out) undoes "
         "nothing and completes nothing: every object that was answered with success stays, an "
         "object that was not answered may or may not have been kept, and the case waits until "
@@ -244,7 +249,8 @@ def _statuses() -> str:
          "an object received before, and for another content under a known SOP Instance UID (both "
          "versions are kept, the newest counts)"),
         (f"0x{OUT_OF_RESOURCES:04X}", "Refused: out of resources",
-         "no room, or the disk refuses to write; send again later"),
+         "no room, or the disk refuses to write: send again later; the object is larger, or the "
+         "association longer, than the configuration allows"),
         (f"0x{DOES_NOT_MATCH_SOP_CLASS:04X}", "Error: data set does not match SOP class",
          "SOP class or instance differ from command or presentation context; a UID is missing or "
          "illegal; Modality is not that of the SOP class; a CT lacks frame of reference, position, "
@@ -281,10 +287,27 @@ def _security(config: Config) -> str:
         f"`{role}` ({', '.join(p.name for p in config.peer if role in p.roles) or 'nobody'})"
         for role in Role
     )
+    named = ", ".join(p.name for p in config.peer if p.username is not None) or "nobody"
     return (
-        "## 4 Security\n\nConnections are not encrypted (no TLS): use a protected network. A peer "
-        f"may do only what its roles allow: {listed}. Patient names, identifiers and birth dates "
-        "are not written to logs or file names; text from a peer is never part of a path."
+        f"## 4 Security\n\n{_encryption(config)} A peer may do only what its roles allow: "
+        f"{listed}. User identity (PS3.7 D.3.3.7) is demanded of: {named}. Patient names, "
+        "identifiers and birth dates are not written to logs or file names; text from a peer is "
+        "never part of a path."
+    )
+
+
+def _encryption(config: Config) -> str:
+    if config.tls is None:
+        return (
+            "Connections are not encrypted, since `[tls]` is not configured: use a protected "
+            "network."
+        )
+    called = ", ".join(p.name for p in config.peer if p.tls) or "nobody"
+    plain = "closed" if config.tls.require else f"open, too (port {config.node.port})"
+    return (
+        "TLS after the BCP 195 RFC 8996, 9325 secure transport connection profile (PS3.15 B.12), "
+        f"TLS 1.2 and 1.3, both ends with a certificate, on port {config.tls.port}; the plain "
+        f"listener is {plain}. Called over TLS: {called}."
     )
 
 

@@ -69,7 +69,8 @@ def _inflating(deflated: bytes | bytearray | memoryview | mmap.mmap) -> Iterator
         while behind < len(deflated) and not inflater.eof:
             start, behind = behind, min(behind + _INPUT_BYTES, len(deflated))
             part, rest = b"", bytes(deflated[start:behind])
-            while rest or len(part) == _OUTPUT_BYTES:  # a full part may leave more inside
+            # a full part may leave more inside, and what follows the end is never consumed
+            while not inflater.eof and (rest or len(part) == _OUTPUT_BYTES):
                 part = inflater.decompress(rest, _OUTPUT_BYTES)
                 rest = inflater.unconsumed_tail
                 yield part

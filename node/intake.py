@@ -36,6 +36,7 @@ class Session:
     """One association; used by its own thread, and by others once that has ended.
 
     Attributes:
+        opened_at: ISO 8601.
         token: Names it in the journal.
         counts: `refused` objects and `echoes`; of kept objects the carrier knows.
     """
@@ -43,7 +44,7 @@ class Session:
     peer: Peer
     calling_ae: str
     address: str
-    opened_at: datetime
+    opened_at: str
     started_s: float = field(default_factory=time.monotonic)
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     is_established: bool = False
@@ -168,7 +169,7 @@ class IncomingObject:
             calling_ae=session.calling_ae,
             peer_name=session.peer.name,
             address=session.address,
-            opened_at=session.opened_at.isoformat(),
+            opened_at=session.opened_at,
             received_at=self._intake.clock().isoformat(),
         )
         file.keep()

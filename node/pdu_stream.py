@@ -1,8 +1,8 @@
 """Reads PDUs from a connection without copying what is large, and gives every wait an end.
 
 Knows the frames of PS3.8 section 9.3 (PDU, presentation data value) and of PS3.7 section 6.3 (the
-command set of a C-STORE), no association and no pynetdicom. What it hands out of a data set are
-views of one buffer, valid until the next read.
+command sets of C-STORE and C-ECHO), no association and no pynetdicom. What it hands out of a data
+set are views of one buffer, valid until the next read.
 """
 
 import socket
@@ -31,7 +31,8 @@ UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER = 1, 2, 6
 IS_COMMAND, IS_LAST = 1, 2
 """Bits of the message control header (PS3.8 E.2)."""
 
-C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
+C_STORE_RQ, C_ECHO_RQ = 0x0001, 0x0030
+IS_RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 """Command Field and Command Data Set Type (PS3.7 E.1)."""
 
@@ -87,6 +88,11 @@ class PduStream:
         self._view = memoryview(self._buffer)
         self._view[: len(rest)] = rest
         self._start, self._end = 0, len(rest)
+
+    @property
+    def is_ready_for_data(self) -> bool:
+        """Whether `expect_data` was called."""
+        return len(self._buffer) == DATA_BUFFER_BYTES
 
     def next_pdu(self) -> tuple[int, int]:
         """Return type and length of the next PDU; its content is read with the other methods.
@@ -216,6 +222,15 @@ class Command:
             and bool(self.sop_class_uid and self.sop_instance_uid)
         )
 
+    @property
+    def is_echo(self) -> bool:
+        """Whether it is a C-ECHO-RQ that has all that it needs."""
+        return (
+            self.command_field == C_ECHO_RQ
+            and self.message_id is not None
+            and self.data_set_type == NO_DATA_SET
+        )
+
 
 def read_command(encoded: bytes) -> Command:
     """Return a command set as it is encoded: Implicit VR Little Endian.
@@ -242,8 +257,8 @@ def read_command(encoded: bytes) -> Command:
     )
 
 
-def store_response(request: Command, context_id: int, status: int, comment: str) -> bytes:
-    """Return the P-DATA-TF PDU that answers a C-STORE (PS3.7 9.3.1.2).
+def response_pdu(request: Command, context_id: int, status: int, comment: str = "") -> bytes:
+    """Return the P-DATA-TF PDU that answers a C-STORE or C-ECHO (PS3.7 9.3.1.2 and 9.3.5.2).
 
     Args:
         request: What is answered.
@@ -253,14 +268,15 @@ def store_response(request: Command, context_id: int, status: int, comment: str)
     """
     elements = [
         (0x0002, _even(request.sop_class_uid, b"\0")),
-        (0x0100, _US.pack(C_STORE_RSP)),
+        (0x0100, _US.pack((request.command_field or 0) | IS_RESPONSE)),
         (0x0120, _US.pack(request.message_id or 0)),
         (0x0800, _US.pack(NO_DATA_SET)),
         (0x0900, _US.pack(status)),
     ]
     if comment:
         elements.append((0x0902, _even(comment, b" ")))
-    elements.append((0x1000, _even(request.sop_instance_uid, b"\0")))
+    if request.sop_instance_uid:
+        elements.append((0x1000, _even(request.sop_instance_uid, b"\0")))
     body = b"".join(_ELEMENT.pack(0, tag, len(value)) + value for tag, value in elements)
     command = _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
     pdv = PDV_HEADER.pack(len(command) + 2, context_id, IS_COMMAND | IS_LAST)

@@ -258,7 +258,7 @@ class StoreScp:
             _reject(assoc, admitted, caller)
             return
         _confirm_identity(assoc)
-        now = self._clock()
+        now = self._clock().isoformat()
         self._sessions[assoc] = Session(admitted, caller.calling_ae, caller.address, now)
 
     def _handle_established(self, event: _Event) -> None:
@@ -354,7 +354,7 @@ def _application_entity(config: Config) -> AE:
     ae.dimse_timeout = config.node.network_timeout_s
     ae.network_timeout = config.node.network_timeout_s
     ae.add_supported_context(conformance.VERIFICATION, list(conformance.SENT_SYNTAXES))
-    for row in conformance.ACCEPTED:
+    for row in conformance.accepted(config):
         ae.add_supported_context(row.sop_class_uid, list(row.transfer_syntaxes))
     return ae
 

@@ -92,7 +92,7 @@ class DiskCalls:
     write: Callable[[int, Piece], int] = os.write
     write_pieces: Callable[[int, Sequence[Piece]], int] = os.writev
     sync: Callable[[int], None] = os.fdatasync
-    rename: Callable[[Path, Path], None] = os.replace
+    rename: Callable[[Path | str, Path | str], None] = os.replace
     sync_directory: Callable[[Path], None] = sync_folder
     room: Callable[[Path], DiskRoom] = _room
 
@@ -160,7 +160,7 @@ class ReceivedFile:
             with self._store.refusals():
                 self._store.disk.sync(self._descriptor)
                 self._close()
-                self._store.disk.rename(self._spare, self._store.root / self.path)
+                self._store.disk.rename(self._spare, f"{self._store.root}/{self.path}")
             self._store.note_recovery()
         except BaseException:
             self.discard()

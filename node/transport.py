@@ -1,10 +1,11 @@
 """Accepts associations without polling: one thread each, which waits in the socket.
 
-pynetdicom negotiates, and serves whatever is not a C-STORE; its events are triggered as ever. A
-C-STORE is streamed from the connection into whatever `ObjectSink` the node gives, and answered with
-one segment. This is the only module that uses private names of pynetdicom on the accepting side; so
-pynetdicom is pinned, and `check_pynetdicom` looks at start-up whether every name is there. Decides
-nothing: who may come is decided by handlers of EVT_REQUESTED, what is kept by the sink.
+pynetdicom negotiates, and serves whatever is neither C-ECHO nor C-STORE; its events are triggered
+as ever (the `request` of EVT_C_ECHO is our `Command`). A C-STORE is streamed from the connection
+into whatever `ObjectSink` the node gives, and answered with one segment. This is the only module
+that uses private names of pynetdicom on the accepting side; so pynetdicom is pinned, and
+`check_pynetdicom` looks at start-up whether every name is there. Decides nothing: who may come is
+decided by handlers of EVT_REQUESTED, what is kept by the sink.
 
 Read PS3.8 section 9.2 (states) and `AcceptedAssociation.run_reactor` first.
 """
@@ -54,7 +55,7 @@ from node.pdu_stream import (
     ProtocolError,
     abort_pdu,
     read_command,
-    store_response,
+    response_pdu,
 )
 from node.pdu_stream import (
     P_DATA_TF as P_DATA_TYPE,
@@ -252,7 +253,6 @@ class AcceptedAssociation(Association):
         if not self.is_established:
             return
         stream.set_deadline(None)
-        stream.expect_data()
         stream.before_refill = self._flush
         while not self._kill:
             pdu_type, length = stream.next_pdu()
@@ -376,9 +376,15 @@ class AcceptedAssociation(Association):
         encoded = bytes(self._command)
         self._command.clear()
         command = read_command(encoded)
-        if command.is_store:
+        context = self._accepted_cx[context_id]
+        if command.is_echo and command.sop_class_uid == context.abstract_syntax:
+            attributes = {"request": command, "context": context.as_tuple}
+            status = evt.trigger(self, evt.EVT_C_ECHO, attributes)
+            self._stream.send(response_pdu(command, context_id, int(status or 0)))
+        elif command.is_store:
+            if not self._stream.is_ready_for_data:
+                self._stream.expect_data()
             self._store_request = command
-            context = self._accepted_cx[context_id]
             self._sink = self._fast_server.begin_store(self, context, command)
         else:
             self._identifier_bytes = 0
@@ -413,7 +419,7 @@ class AcceptedAssociation(Association):
         assert sink is not None and request is not None  # noqa: S101, PT018 - a data set has both
         self._sink = self._store_request = None
         status, comment = sink.finish()
-        self._stream.send(store_response(request, self._context_id, status, comment))
+        self._stream.send(response_pdu(request, self._context_id, status, comment))
 
     def _hand_on(self, control: int, fragment: bytes) -> None:
         """Give pynetdicom a fragment of a message that is its to serve, and serve the message."""

@@ -136,7 +136,7 @@ def picture() -> npt.NDArray[np.int16]:
     distance = np.hypot(row - 30, column - 22)
     values = np.where(distance < 18, 40, -1000) + 160 * (distance < 5)
     noise = np.random.default_rng(1).normal(0, 12, values.shape)
-    return np.clip(values + noise, -1024, 400).astype(np.int16)
+    return np.array(np.clip(values + noise, -1024, 400), dtype=np.int16)
 
 
 def htj2k_picture() -> npt.NDArray[np.int16]:

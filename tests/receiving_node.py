@@ -130,6 +130,10 @@ def associated(
     for sop_class in sop_classes:
         ae.add_requested_context(sop_class, syntax)
     assoc = ae.associate("127.0.0.1", node.port, ae_title=called_ae)
+    for _ in range(10):  # pynetdicom misses a rejection that comes at once
+        if assoc.is_established or assoc.is_rejected:
+            break
+        assoc = ae.associate("127.0.0.1", node.port, ae_title=called_ae)
     try:
         yield assoc
     finally:

@@ -1,8 +1,10 @@
 """The tables of the conformance statement, held against PS3.4 as pynetdicom knows it."""
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
+from pydantic import SecretStr
 from pydicom import uid
 from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run time
@@ -13,7 +15,7 @@ from pynetdicom.status import STATUS_FAILURE, STORAGE_SERVICE_CLASS_STATUS
 
 from handlers.encode import identity
 from node import conformance
-from node.config import Config, NodeSection, Peer, Role, default_config
+from node.config import Config, NodeSection, Peer, Role, TlsSection, default_config
 from node.errors import (
     ComputeError,
     ConfigError,
@@ -199,3 +201,39 @@ def test_statement_follows_the_order_of_ps3_2() -> None:
     ]
     columns = {line.count("|") for line in text.split("2.5 Statuses")[1].splitlines()[:9]}
     assert columns <= {0, 4}
+
+
+@pytest.mark.parametrize(
+    ("is_required", "expected"),
+    [
+        (False, "plain listener is open, too (port 4242)"),
+        (True, "plain listener is closed"),
+    ],
+)
+def test_statement_tells_encryption_and_identity(is_required: bool, expected: str) -> None:
+    """The statement says who may connect how, as it is configured."""
+    tls = TlsSection(
+        certificate=Path("own.pem"),
+        key=Path("own.key"),
+        peer_authorities=Path("peers.pem"),
+        port=2763,
+        require=is_required,
+    )
+    peer = Peer(
+        name="vault",
+        ae_title="VAULT",
+        host="10.1.2.3",
+        port=2762,
+        roles=(Role.RECEIVE,),
+        tls=True,
+        username="vault-user",
+        passcode=SecretStr("hidden-word"),
+    )
+    config = Config(node=NodeSection(port=4242), peer=(peer,), tls=tls)
+    security = conformance.conformance_statement(config).split("## 4 Security")[1]
+    for part in ("port 2763", expected, "Called over TLS: vault", "is demanded of: vault"):
+        assert part in security
+    assert "hidden-word" not in security
+    plain = conformance.conformance_statement(default_config()).split("## 4 Security")[1]
+    assert "not encrypted" in plain
+    assert "is demanded of: nobody" in plain

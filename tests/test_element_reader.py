@@ -383,6 +383,7 @@ def bomb(size_bytes: int) -> bytes:
         (deflated(BASE)[:-4], "the deflated data set ends early"),
         (deflated(BASE) + b"\0\0", "something follows the deflated data set"),
         (deflated(BASE) * 2, "something follows the deflated data set"),
+        (bomb(4 << 20) + bytes(40), "something follows the deflated data set"),
         (zlib.compress(BASE), "cannot be inflated"),
         (BASE, "cannot be inflated"),
         (deflated(b""), "the data set is empty"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from node.errors import NodeError, StorageFullError
+from node.errors import NodeError, StorageFullError, UnfitObjectError
 from node.header import InstanceHeader
 from node.index import Index
 from node.index.case_rows import RESULTS
@@ -72,7 +72,7 @@ def test_object_comes_back_as_it_went_in(book: InstanceBook) -> None:
     one = header("1.5", position_mm=(1.0, 2.0, 3.0), image_type=("A", "B"))
     association = open_one(book)
     at = NOW.astimezone(timezone(timedelta(hours=2)))
-    assert add(book, one, association_id=association, at=at) == Added(True, False)
+    assert add(book, one, association_id=association, at=at) == Added(True, False, "objects/1.5-a")
     (found,) = book.instance_group(patient_key_of(one), {"ct": 7.0}, 60.0)
     assert found.header == one
     assert (found.path, found.sha256, found.quiet_s) == ("objects/1.5-a", "a", 7.0)
@@ -98,7 +98,7 @@ def test_same_bytes_again_change_nothing(book: InstanceBook) -> None:
     """A sender repeats itself after a lost answer."""
     one = header("1.5")
     add(book, one)
-    assert add(book, one, at=NOW + timedelta(hours=1)) == Added(False, False)
+    assert add(book, one, at=NOW + timedelta(hours=1)) == Added(False, False, "objects/1.5-a")
     (found,) = book.instance_group(patient_key_of(one), {}, 60.0)
     assert found.received_at == NOW
 
@@ -107,9 +107,9 @@ def test_other_content_replaces_but_both_are_kept(index: Index, book: InstanceBo
     """What was received last counts, an undo included; the other content stays."""
     one = header("1.5")
     add(book, one, "a")
-    assert add(book, one, "b") == Added(True, True)
+    assert add(book, one, "b") == Added(True, True, "objects/1.5-b")
     _, before = book.patient_keys_since(0)
-    assert add(book, one, "a") == Added(True, True)
+    assert add(book, one, "a") == Added(True, True, "objects/1.5-a")
     assert book.patient_keys_since(before)[0] == {patient_key_of(one)}, "an undo is news"
     (found,) = book.instance_group(patient_key_of(one), {}, 60.0)
     assert (found.sha256, found.replaces_other_content) == ("a", True)
@@ -264,9 +264,9 @@ def test_time_without_zone_is_refused(book: InstanceBook) -> None:
 
 def test_errors_of_the_database_hide_the_patient(index: Index) -> None:
     """Exceptions reach the log."""
-    with pytest.raises(sa.exc.IntegrityError) as caught, index.begin() as connection:
+    with pytest.raises(UnfitObjectError) as caught, index.begin() as connection:
         connection.execute(INSTANCES.insert().values(header="MARKED^NAME"))
-    assert "MARKED" not in str(caught.value)
+    assert "MARKED" not in f"{caught.value} {caught.value.__cause__}"
 
 
 def test_full_database_is_a_full_disk(index: Index, book: InstanceBook) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from node import conformance
 from node.config import NodeSection
 from node.element_reader import encoded_from_file
 from node.index.tables import INSTANCES
-from node.storage import DiskCalls, DiskRoom
+from node.storage import ROOM_LOOKED_AT_S, DiskCalls, DiskRoom
 from tests.receiving_node import (
     Node,
     answer_to,
@@ -200,6 +201,7 @@ def test_reserve_of_the_disk_is_kept(tmp_path: Path) -> None:
     disk = replace(DiskCalls(), room=lambda _path: DiskRoom(free_bytes[0], 1000))
     with running(tmp_path, disk=disk, min_free_bytes=50) as node, associated(node) as assoc:
         free_bytes[0] = 49
+        time.sleep(ROOM_LOOKED_AT_S)
         assert status_of(assoc, encoded(ct()), ct()) == 0xA700
         with associated(node) as other:
             answer: Any = other.acceptor.primitive

@@ -49,8 +49,7 @@ def check_kept(node: Node, expected: list[SentObject]) -> None:
 
 def parts_in(root: Path) -> list[Path]:
     """Return files on their way that hold something."""
-    folders = [root / "incoming", root / "spare"]
-    return [p for folder in folders for p in folder.glob("*") if p.stat().st_size]
+    return [p for p in (root / "spare").rglob("*") if p.is_file() and p.stat().st_size]
 
 
 def seconds_until_closed(line: socket.socket) -> float:

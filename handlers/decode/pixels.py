@@ -21,11 +21,15 @@ from handlers.decode.attributes import number_of, text_of
 HIGH_THROUGHPUT = (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 """High-throughput JPEG 2000: what decodes JPEG 2000 decodes these."""
 
-JPEG_BITS = 8
-"""Precision of JPEG Extended that pydicom leaves to GDCM."""
+JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
 
+BYTE_BITS = 8
 EXTENDED_BITS = 12
-"""The other precision of JPEG Extended (process 4)."""
+"""Precision of JPEG Extended in process 4, which pydicom does not ask GDCM for."""
+
+_START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Markers of JPEG frame headers (ISO/IEC 10918-1 table B.1); the three others of their range are no
+such thing."""
 
 WORD_BITS = 16
 """What OW swaps by, whatever Bits Allocated says (PS3.5 6.2)."""
@@ -56,26 +60,28 @@ def stored_values(ds: Dataset, frame: int | None = None) -> Stored:
         PixelDataError: Or another of `planes.DECODE_ERRORS`: the pixel data cannot be decoded.
     """
     syntax = UID(text_of(ds.file_meta, "TransferSyntaxUID"))
-    if syntax == uid.JPEGExtended12Bit and number_of(ds, "BitsStored") != JPEG_BITS:
+    precision = _jpeg_precision(ds, frame) if syntax in JPEG else 0
+    if precision == EXTENDED_BITS and syntax == uid.JPEGExtended12Bit:
         values = _extended_values(ds, frame)
     else:
         as_known = _renamed(ds, uid.JPEG2000Lossless) if syntax in HIGH_THROUGHPUT else ds
-        values = pixel_array(
-            as_known,
-            index=frame,
-            decoding_plugin=_decoder(syntax),
-            correct_unused_bits=False,  # done below: pydicom does not see what it cuts off
-        )
+        values = pixel_array(as_known, index=frame, **_options(ds, syntax))
     is_long = values.dtype.kind in "iu" and values.dtype.itemsize * 8 == 2 * WORD_BITS
     if is_long and syntax == uid.ExplicitVRBigEndian:
         values = _words_in_order(values)
     return values if syntax in _OWN_PRECISION else _within_bits_stored(values, ds)
 
 
-def _decoder(syntax: UID) -> str:
+def _options(ds: Dataset, syntax: UID) -> dict[str, Any]:
+    """Return how pydicom is to decode: by whom, and without cutting values off unseen."""
+    options: dict[str, Any] = {"correct_unused_bits": False}  # `_within_bits_stored` does it
     if syntax == uid.RLELossless:
-        return "pydicom"
-    return "gdcm" if syntax.is_compressed else ""
+        options["decoding_plugin"] = "pydicom"
+    elif syntax.is_compressed:
+        options["decoding_plugin"] = "gdcm"
+    if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
+        options["bits_stored"] = ds.BitsAllocated  # GDCM would cut off what is above
+    return options
 
 
 def _renamed(ds: Dataset, syntax: UID) -> Dataset:
@@ -86,19 +92,49 @@ def _renamed(ds: Dataset, syntax: UID) -> Dataset:
     return renamed
 
 
-def _extended_values(ds: Dataset, frame: int | None) -> Stored:
-    """Return 12-bit JPEG Extended values, which pydicom does not ask GDCM for."""
+def _frames(ds: Dataset, frame: int | None) -> list[bytes]:
+    """Return the code stream of a frame, or of all."""
     count = int(number_of(ds, "NumberOfFrames") or 1)
-    if frame is not None:
-        return _extended_frame(ds, frame, count)
-    frames = [_extended_frame(ds, index, count) for index in range(count)]
-    return np.stack(frames) if count > 1 else frames[0]
+    wanted = range(count) if frame is None else [frame]
+    return [get_frame(ds.PixelData, index, number_of_frames=count) for index in wanted]
 
 
-def _extended_frame(ds: Dataset, index: int, count: int) -> Stored:
+def _jpeg_precision(ds: Dataset, frame: int | None) -> int:
+    """Return the bits of a value in JPEG code streams; GDCM would narrow them to the header's."""
+    precisions = {_precision_of(stream) for stream in _frames(ds, frame)}
+    (precision,) = precisions if len(precisions) == 1 else (0,)
+    allocated = int(ds.BitsAllocated)
+    if precision == 0 or (precision <= BYTE_BITS) != (allocated == BYTE_BITS):
+        raise PixelDataError(
+            f"the JPEG code stream has {precision or 'differing numbers of'} bits, the header "
+            f"allocates {allocated}"
+        )
+    return precision
+
+
+def _precision_of(stream: bytes) -> int:
+    """Return the sample precision in the frame header of a JPEG code stream."""
+    at = 2  # behind the start of the image
+    while at + 4 < len(stream) and stream[at] == 0xFF:
+        if stream[at + 1] in _START_OF_FRAME:
+            return stream[at + 4]
+        if stream[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    raise RuntimeError("no JPEG code stream, or one without frame header")
+
+
+def _extended_values(ds: Dataset, frame: int | None) -> Stored:
+    """Return 12-bit JPEG Extended values."""
+    values = [_extended_frame(ds, stream) for stream in _frames(ds, frame)]
+    return values[0] if len(values) == 1 else np.stack(values)
+
+
+def _extended_frame(ds: Dataset, stream: bytes) -> Stored:
     rows, columns = int(ds.Rows), int(ds.Columns)
     fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(get_frame(ds.PixelData, index, number_of_frames=count))
+    fragment.SetByteStringValue(stream)
     fragments = gdcm.SequenceOfFragments.New()
     fragments.AddFragment(fragment)
     element = gdcm.DataElement(gdcm.Tag(ds["PixelData"].tag.group, ds["PixelData"].tag.element))

@@ -11,6 +11,7 @@ from handlers.registration.consensus import box_corners, mean_pose, median_dista
 from handlers.registration.deformable import Deformation, find_deformation
 from handlers.registration.judgement import LIMITS, Judgement, Neighbourhood, judge
 from handlers.registration.leading import by_preference, leading_series
+from handlers.registration.levelled import Views, levelled_moving, views_for_ct
 from handlers.registration.local import LocalShift, local_shift, series_shift
 from handlers.registration.prepare import Prepared, prepared_ct, prepared_moving
 from handlers.registration.search import Opinions, two_opinions
@@ -100,14 +101,14 @@ def register_frame(
     ordered = given[0] if given and settings.use_as_sent else None
     leader = None
     try:
-        ct_fine = prepared_ct(ct, settings.fine_spacing_mm)
-        leader = _leader(ct_fine, by_preference(mr), points, settings)
+        views = _views(prepared_ct(ct, settings.fine_spacing_mm), mr)
+        leader = _leader(views.whole, by_preference(mr), points, settings)
         starts = [*leader.starts[: settings.start_count], *given]
-        opinions = two_opinions(ct_fine, leader.volume, starts, centre_mm, settings)
+        opinions = two_opinions(views, leader.volume, starts, centre_mm, settings)
     except RegistrationFailedError as error:
         return _without_pose(ct, mr, centre_mm, str(error), leader, ordered)
     found = _pose(
-        ct_fine,
+        views.around,
         leader.volume,
         opinions,
         ordered,
@@ -117,13 +118,13 @@ def register_frame(
     )
     pose = found.mr_from_ct
     quality = {
-        **_figures(ct_fine, leader.volume, found, points, settings),
+        **_figures(views.whole, leader.volume, found, points, settings),
         "is_as_sent": float(ordered is not None),
     }
     verdict = judge(quality, LIMITS)
     quality["uncertainty_mm"] = _stated_mm(quality["uncertainty_mm"], verdict)
     shifts, notes = _series_shifts(leader, pose, centre_mm, settings)
-    deformed = _deformation(ct_fine, leader.volume, found, centre_mm, verdict, settings)
+    deformed = _deformation(views.whole, leader.volume, found, centre_mm, verdict, settings)
     quality |= {f"deformation_{name}": value for name, value in deformed.figures.items()}
     return Registration(
         ct_from_mr=pose.inverse(),
@@ -154,14 +155,21 @@ def _require_one_frame(ct: Image, mr: Sequence[Image], targets: Sequence[Mask]) 
         )
 
 
+def _views(ct: Prepared, moving: Sequence[Image]) -> Views:
+    """Return the planning CT as it is to be seen beside an MR, or beside another CT."""
+    return views_for_ct(ct) if moving[0].modality == "CT" else Views(ct, ct, ct)
+
+
+def _moving(image: Image, settings: RegistrationSettings) -> Prepared:
+    volume = prepared_moving(image, settings.fine_spacing_mm)
+    return levelled_moving(volume) if image.modality == "CT" else volume
+
+
 def _leader(
     ct: Prepared, preferred: Sequence[Image], points: Points, settings: RegistrationSettings
 ) -> _Leader:
     """Return the series that is to lead, chosen once a first one has been roughly placed."""
-    volumes = {
-        image.series_instance_uid: prepared_moving(image, settings.fine_spacing_mm)
-        for image in preferred
-    }
+    volumes = {image.series_instance_uid: _moving(image, settings) for image in preferred}
     shown = [i for i in preferred if volumes[i.series_instance_uid].has_contrast()]
     coarse_mm = settings.start_spacing_mm / 2
     ct_coarse = ct.shrunk(coarse_mm)
@@ -223,7 +231,7 @@ def _pose(
     length_mm = float(np.linalg.norm(local.shift_mm))
     is_followed = (
         ordered is None
-        and local.apart_mm <= settings.local_agreement_mm
+        and (local.apart_mm <= settings.local_agreement_mm or (ct.is_levelled and _is_due(local)))
         and length_mm <= settings.largest_local_shift_mm
     )
     pose = whole
@@ -242,6 +250,16 @@ def _pose(
             pose = shifted(pose, close.shift_mm)
             local = close
     return _Pose(pose, whole, opinions, local, is_followed, length_mm, tuple(notes))
+
+
+def _is_due(local: LocalShift) -> bool:
+    """Tell whether the measures are nearer to each other than any of them is to no shift.
+
+    Between an MR and a CT that is not enough, for what is followed may change a contour. Another
+    CT changes none: its pose is the better for it, and the verdict tells the disagreement.
+    """
+    lengths = [float(np.linalg.norm(shift)) for shift in local.estimates_mm.values()]
+    return local.apart_mm < min(lengths, default=0.0)
 
 
 def _figures(
@@ -265,6 +283,7 @@ def _figures(
         "local_apart_mm": min(local.apart_mm, NO_POSE_UNCERTAINTY_MM),
         "local_shift_mm": float(np.linalg.norm(local.shift_mm)),
         "local_left_mm": float(np.linalg.norm(left)),
+        "local_disputed_mm": local.apart_mm if found.is_local_followed else 0.0,
         "uncertainty_mm": _uncertainty_mm(found, centre_mm),
         "target_coverage": _coverage(mr, points, pose),
         "similarity": similarity,

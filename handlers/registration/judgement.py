@@ -175,6 +175,15 @@ LIMITS = (
         "The surroundings of the target ask for a shift of {value:.1f} mm, but the measures do not "
         "agree on it.",
     ),
+    # an MR is not shifted where they differ by more than 1.5 mm; the CBCT of pancreas-ct: 3.1
+    Limit(
+        "local_disputed_mm",
+        1.6,
+        5.0,
+        True,
+        "The shift beside the bones that was followed around the target is certain within "
+        "{value:.1f} mm only: by so much the measures differ.",
+    ),
     # not measured: a target that the MR does not show cannot be refined there
     Limit(
         "target_coverage",

@@ -11,6 +11,7 @@ import numpy as np
 
 from handlers.errors import RegistrationFailedError
 from handlers.geometry import Points, RigidTransform
+from handlers.registration.bone import climb_bone
 from handlers.registration.brightness import climb_brightness
 from handlers.registration.coarse import refine_pose
 from handlers.registration.consensus import (
@@ -19,6 +20,7 @@ from handlers.registration.consensus import (
     median_distance_mm,
     moved_by,
 )
+from handlers.registration.levelled import Views
 from handlers.registration.prepare import Prepared
 from handlers.registration.settings import RegistrationSettings
 from handlers.registration.start import Explained
@@ -48,7 +50,7 @@ class Opinions:
         brightness: Highest mutual information.
         brightness_apart_mm: How far apart that engine ended from two starts, as the median at the
             corners of the box.
-        structure: Best fit of structures; None where that engine refused.
+        structure: Best fit of structures (of another CT: of bones); None where that engine refused.
         structure_apart_mm: Likewise for that engine.
         rivals: Poses of other places that were tried too.
     """
@@ -69,7 +71,7 @@ class _Tried:
 
 
 def two_opinions(
-    ct: Prepared,
+    views: Views,
     mr: Prepared,
     starts: Sequence[RigidTransform],
     centre_mm: Points,
@@ -77,9 +79,17 @@ def two_opinions(
 ) -> Opinions:
     """Return where both engines end from the start that explains most.
 
+    Args:
+        views: The planning CT.
+        mr: What is brought to it.
+        starts: Rough poses, one at least.
+        centre_mm: The middle of the targets, LPS mm in the CT frame.
+        settings: How hard to try.
+
     Raises:
         RegistrationFailedError: From no start did the images overlap enough.
     """
+    ct = views.whole
     corners = box_corners(centre_mm, settings.box_half_mm)
     coarse_mm = settings.start_spacing_mm / 2
     explained = Explained(ct.shrunk(coarse_mm), mr.shrunk(coarse_mm), settings)
@@ -105,10 +115,13 @@ def two_opinions(
         for other in (*finer[1:], *coarse[settings.followed_count :])
         if best.pose.largest_distance_mm(other.pose, corners) > SAME_POSE_MM
     )
-    near = ct.cropped(best.pose.inverse().apply(mr.geometry.corners_mm()), CT_MARGIN_MM)
+    extent = best.pose.inverse().apply(mr.geometry.corners_mm())
     push = np.array([settings.apart_start_deg] * 3 + [settings.apart_start_mm] * 3)
 
-    def from_both_sides(climb: Climb, amid: RigidTransform) -> tuple[RigidTransform, float]:
+    def from_both_sides(
+        climb: Climb, seen: Prepared, amid: RigidTransform
+    ) -> tuple[RigidTransform, float]:
+        near = seen.cropped(extent, CT_MARGIN_MM)
         ends = [
             climb(
                 near, mr, moved_by(amid, side * push, centre_mm), centre_mm, settings, levels=ROUGH
@@ -119,10 +132,15 @@ def two_opinions(
         end = climb(near, mr, between, centre_mm, settings, levels=FINE)
         return end, median_distance_mm(ends[0], ends[1], corners)
 
-    brightness, brightness_apart_mm = from_both_sides(climb_brightness, best.pose)
+    brightness, brightness_apart_mm = from_both_sides(climb_brightness, ct, best.pose)
     structure, structure_apart_mm = None, 0.0
-    with suppress(RegistrationFailedError):
-        structure, structure_apart_mm = from_both_sides(climb_structure, brightness)
+    second: list[tuple[Climb, Prepared]] = [(climb_structure, ct)]
+    if ct.is_levelled:  # what shows no bone shows structure
+        second.insert(0, (climb_bone, views.second))
+    for climb, seen in second:
+        with suppress(RegistrationFailedError):
+            structure, structure_apart_mm = from_both_sides(climb, seen, brightness)
+            break
     return Opinions(
         best.start,
         brightness,

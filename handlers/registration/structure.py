@@ -125,7 +125,19 @@ def best_motion(
     is_seen: npt.NDArray[np.bool_],
     centre_mm: Points,
 ) -> npt.NDArray[np.float64]:
-    """Return the motion (4 x 4) of the points that brings what is offered to what is wanted."""
+    """Return the motion (4 x 4) of the points that brings what is offered to what is wanted.
+
+    Args:
+        lattice: On which `offered` and `is_seen` are given.
+        points: Points of the lattice's frame, LPS mm, shape (n, 3).
+        wanted: Channels at the points, shape (n, channels).
+        offered: Channels on the lattice, shape (slices, rows, columns, channels).
+        is_seen: Where something is offered.
+        centre_mm: About what turns are counted.
+
+    Raises:
+        RegistrationFailedError: What is offered is the same everywhere.
+    """
     frame = lattice.frame_of_reference_uid
     motion = RigidTransform(np.eye(4), frame, frame)
     for _ in range(STEPS):

@@ -176,7 +176,9 @@ class Bench:
             raise SystemExit(f"the judge ended with {bench.returncode}")
 
     def _is_identical(self, corpus: Path, keep: Path) -> bool:
-        (stored,) = keep.iterdir()
+        stored = next(keep.iterdir(), None)
+        if stored is None:
+            return False  # the node did not end in time, and the judge removed what it stored
         command = [
             sys.executable,
             str(self.judge / "check.py"),

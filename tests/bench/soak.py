@@ -4,10 +4,10 @@
 
 Run by hand, from the project's folder; the whole takes minutes to an hour. Every association
 carries the slices of one patient; `--parallel` of them are open at a time. Prints for each tenth of
-the objects the rate, the node's memory, threads and open files, and how far the index is behind. Flat
-means: the last tenth is no slower than the first by more than 10 %, and memory, threads and files
-have not grown since the second tenth beyond the allowances below. Exits 1 if it is not flat, or if
-an object is lost.
+the objects the rate, the node's memory, threads and open files, and how far the index is behind.
+Flat means: the last tenth is no slower than the first by more than 10 %, and memory, threads and
+files have not grown since the second tenth beyond the allowances below. Exits 1 if it is not flat,
+or if an object is lost.
 """
 
 import argparse
