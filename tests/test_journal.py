@@ -142,9 +142,7 @@ def test_waiting_threads_share_a_sync(tmp_path: Path) -> None:
     assert len(syncs) == 2
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: b"", lambda: b"x" * (1 << 17)], ids=["empty", "too long"]
-)
+@pytest.mark.parametrize("make", [lambda: b"", lambda: b"x" * (1 << 17)], ids=["empty", "too long"])
 def test_unfit_payload_is_a_mistake(tmp_path: Path, make: Callable[[], bytes]) -> None:
     """It would not be read back."""
     with pytest.raises(ValueError, match="payload"):

@@ -1,9 +1,9 @@
 """Instance files survive a power cut, or are not there at all."""
 
 import errno
-import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from node.errors import StorageFullError
-from node.storage import DiskCalls, ObjectStore, StoredFile
+from node.storage import PROBE_S, ROOM_LOOKED_AT_S, SPARE_FILES, DiskCalls, DiskRoom, ObjectStore
 
-HEADER = b"\0" * 128 + b"DICM" + b"meta"
+FRONT = b"\0" * 128 + b"DICM" + b"meta"
 UID = "1.2.826.0.1"
 
 
-def files_below(root: Path) -> list[str]:
-    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+def written(root: Path) -> list[str]:
+    """Return every file that is not empty."""
+    found = [p for p in root.rglob("*") if p.is_file() and p.stat().st_size]
+    return sorted(p.relative_to(root).as_posix() for p in found)
 
 
 def raiser(number: int) -> Callable[..., int]:
@@ -28,8 +30,33 @@ def raiser(number: int) -> Callable[..., int]:
     return fail
 
 
-def recorder(calls: list[str], disk: DiskCalls) -> DiskCalls:
-    """Return calls that do what `disk` does and note their names in order."""
+def keep(store: ObjectStore, content: bytes = b"data set", uid: str = UID) -> str:
+    file = store.receive(uid)
+    file.write([FRONT, content])
+    file.keep()
+    return file.path
+
+
+def test_file_holds_what_was_written(tmp_path: Path) -> None:
+    """Pieces follow each other; the content can be read before and after it is kept."""
+    store = ObjectStore(tmp_path, 0)
+    file = store.receive(UID)
+    file.write([FRONT, memoryview(b"data")])
+    file.write([b" set"])
+    with file.content(len(FRONT)) as content:
+        assert bytes(content) == b"data set"
+    assert written(tmp_path) == [file.spare]
+    file.keep()
+    assert written(tmp_path) == [file.path]
+    assert store.read_path(file.path).read_bytes() == FRONT + b"data set"
+    with store.content(file.path, len(FRONT)) as content:
+        assert bytes(content) == b"data set"
+    store.close()
+
+
+def test_order_of_durability(tmp_path: Path) -> None:
+    """Written into a file whose name is synced, synced, renamed: a cut never shows half."""
+    calls: list[str] = []
 
     def noting(name: str, call: Callable[..., object]) -> Callable[..., object]:
         def run(*arguments: object) -> object:
@@ -38,138 +65,185 @@ def recorder(calls: list[str], disk: DiskCalls) -> DiskCalls:
 
         return run
 
-    names = ("write", "sync", "rename", "sync_directory")
-    return replace(disk, **{name: noting(name, getattr(disk, name)) for name in names})  # type: ignore[arg-type]
-
-
-def test_file_holds_header_and_bytes_as_sent(tmp_path: Path) -> None:
-    """PS3.10 7.1: preamble, prefix, meta information, then the data set untouched."""
-    store = ObjectStore(tmp_path, 0)
-    stored = store.write(HEADER, b"data set", UID)
-    assert store.read_path(stored.path).read_bytes() == HEADER + b"data set"
-    assert stored.sha256 == hashlib.sha256(b"data set").hexdigest()
-    assert stored.size_bytes == len(HEADER) + 8
-
-
-def test_order_of_durability(tmp_path: Path) -> None:
-    """Written, then synced, then renamed, then the directory synced: a cut never shows half."""
-    calls: list[str] = []
-    store = ObjectStore(tmp_path, 0, recorder(calls, DiskCalls()))
+    names = ("write_pieces", "sync", "rename", "sync_directory")
+    noted = {name: noting(name, getattr(DiskCalls(), name)) for name in names}
+    store = ObjectStore(tmp_path, 0, disk=replace(DiskCalls(), **noted))  # type: ignore[arg-type]
     calls.clear()
-    store.write(HEADER, b"data set", UID)
-    assert calls == ["write", "write", "sync", "rename", "sync_directory"]
+    file = store.receive(UID)
+    assert calls[:1] == ["sync_directory"], "of the spare files, before the first is used"
+    file.write([FRONT])
+    file.keep()
+    assert [call for call in calls if call != "sync_directory"] == [
+        "write_pieces",
+        "sync",
+        "rename",
+    ]
+    store.close()
 
 
-def test_same_bytes_again_write_nothing_but_sync_the_directory(tmp_path: Path) -> None:
-    """A sender that got no answer sends again; the first time may have stopped after the rename."""
-    calls: list[str] = []
-    store = ObjectStore(tmp_path, 0, recorder(calls, DiskCalls()))
-    first = store.write(HEADER, b"data set", UID)
-    calls.clear()
-    assert store.write(HEADER, b"data set", UID) == first
-    assert calls == ["sync_directory"]
-    assert files_below(tmp_path) == [first.path]
-
-
-def test_other_content_or_instance_is_another_file(tmp_path: Path) -> None:
-    """Both versions of an instance are kept."""
+def test_spare_files_are_made_ahead(tmp_path: Path) -> None:
+    """A lot at a time, and none is left when the store is closed."""
     store = ObjectStore(tmp_path, 0)
-    paths = {
-        store.write(HEADER, b"one", UID).path,
-        store.write(HEADER, b"two", UID).path,
-        store.write(HEADER, b"one", UID + ".1").path,
-    }
-    assert len(paths) == 3
+    paths = {keep(store, uid=f"1.{n}") for n in range(3 * SPARE_FILES)}
+    assert len(paths) == 3 * SPARE_FILES
+    store.close()
+    assert [p for p in (tmp_path / "spare").rglob("*") if p.is_file()] == []
 
 
-@pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", "a\0b", "ä" * 300])
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a\0b", "x" * 300, "1.2.3/../4"])
 def test_names_never_come_from_a_peer(tmp_path: Path, name: str) -> None:
-    """Nothing that a peer sends may become part of a path."""
-    stored = ObjectStore(tmp_path / "data", 0).write(HEADER, b"x", name)
-    folder, inner, file = stored.path.split("/")
+    """Path traversal (peers.md 38): a name is a hash and nothing else."""
+    store = ObjectStore(tmp_path, 0)
+    path = keep(store, uid=name)
+    assert written(tmp_path) == [path]
+    folder, bucket, file = path.split("/")
     assert folder == "objects"
-    assert file.startswith(inner)
+    assert file.startswith(bucket)
     assert set(file.removesuffix(".dcm")) <= set("0123456789abcdef")
-    assert files_below(tmp_path) == [f"data/{stored.path}"]
+    store.close()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
-@pytest.mark.parametrize("call", ["write", "sync", "rename"])
+@pytest.mark.parametrize("call", ["write_pieces", "sync", "rename"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
 def test_disk_that_refuses_leaves_nothing(tmp_path: Path, call: str, number: int) -> None:
-    """0xA700 and a store as it was before; the next object is welcome again."""
-    failing = replace(DiskCalls(), **{call: raiser(number)})  # type: ignore[arg-type]
-    with pytest.raises(StorageFullError):
-        ObjectStore(tmp_path, 0, failing).write(HEADER, b"x", UID)
-    assert files_below(tmp_path) == []
-    assert ObjectStore(tmp_path, 0).write(HEADER, b"x", UID).size_bytes == len(HEADER) + 1
+    """A full or failing disk is told, and what was begun is removed."""
+    disk = replace(DiskCalls(), **{call: raiser(number)})  # type: ignore[arg-type]
+    store = ObjectStore(tmp_path, 0, disk=disk)
+    file = store.receive(UID)
+
+    def attempt() -> None:
+        file.write([FRONT])
+        file.keep()
+
+    with pytest.raises(StorageFullError, match="the disk refuses to write"):
+        attempt()
+    file.discard()
+    assert written(tmp_path) == []
+    store.close()
+
+
+def test_disk_that_makes_no_files_is_told_and_passes(tmp_path: Path) -> None:
+    """No spare file can be made: refused, and as before once it can."""
+    is_failing = threading.Event()
+
+    def sync_directory(path: Path) -> None:
+        if is_failing.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        DiskCalls().sync_directory(path)
+
+    store = ObjectStore(tmp_path, 0, disk=replace(DiskCalls(), sync_directory=sync_directory))
+    is_failing.set()
+    for _ in range(3):
+        with pytest.raises(StorageFullError):
+            store.receive(UID)
+    is_failing.clear()
+    assert store.read_path(keep(store)).exists()
+    store.close()
+    assert written(tmp_path / "spare") == []
 
 
 def test_unforeseen_error_is_not_called_a_full_disk(tmp_path: Path) -> None:
-    """A mistake of ours must not tell the sender to make room."""
-    failing = replace(DiskCalls(), write=raiser(errno.EBADF))
-    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-        ObjectStore(tmp_path, 0, failing).write(HEADER, b"x", UID)
-    assert files_below(tmp_path) == []
+    """A mistake of ours must not look like the operator's."""
+    disk = replace(DiskCalls(), write_pieces=raiser(errno.EINVAL))
+    store = ObjectStore(tmp_path, 0, disk=disk)
+    with pytest.raises(OSError, match="Invalid argument"):
+        store.receive(UID).write([FRONT])
+    store.close()
 
 
 def test_short_writes_are_continued(tmp_path: Path) -> None:
-    """A system may write less than it was given."""
-    slow = replace(DiskCalls(), write=lambda fd, part: os.write(fd, bytes(part)[:3]))
-    store = ObjectStore(tmp_path, 0, slow)
-    assert (
-        store.read_path(store.write(HEADER, b"data set", UID).path)
-        .read_bytes()
-        .endswith(b"data set")
+    """The system may write less than it was given."""
+    disk = replace(
+        DiskCalls(),
+        write_pieces=lambda descriptor, pieces: os.write(descriptor, b"".join(pieces)[:5]),
+        write=lambda descriptor, piece: os.write(descriptor, piece[:3]),
     )
+    store = ObjectStore(tmp_path, 0, disk=disk)
+    path = keep(store, b"a longer data set")
+    assert store.read_path(path).read_bytes() == FRONT + b"a longer data set"
+    store.close()
 
 
-def test_room_is_asked_for_before_writing(tmp_path: Path) -> None:
-    """The reserve of the configuration stays free."""
-    calls: list[str] = []
-    disk = recorder(calls, replace(DiskCalls(), free_bytes=lambda _path: 1000))
-    store = ObjectStore(tmp_path, 1000 - len(HEADER) - 1, disk)
-    store.write(HEADER, b"x", UID)
-    calls.clear()
+@pytest.mark.parametrize(("floor", "share"), [(100, 0.0), (0, 0.1)])
+def test_floor_of_free_room(tmp_path: Path, floor: int, share: float) -> None:
+    """In bytes or as a share of the disk; below it nothing is taken, and why is told."""
+    room = [DiskRoom(100, 1000)]
+    disk = replace(DiskCalls(), room=lambda _path: room[0])
+    store = ObjectStore(tmp_path, floor, min_free_share=share, disk=disk)
+    assert store.why_closed() == ""
+    room[0] = DiskRoom(99, 1000)
+    time.sleep(ROOM_LOOKED_AT_S)
     with pytest.raises(StorageFullError, match="min_free_mib"):
-        store.write(HEADER, b"xx", UID)
-    assert calls == []
+        store.receive(UID)
+    assert "less free room" in store.why_closed()
+    room[0] = DiskRoom(100, 1000)
+    assert store.why_closed() == ""
+    store.close()
 
 
-def test_recovery_removes_half_written_files_only(tmp_path: Path) -> None:
-    """A killed process leaves its temporary file."""
+def test_disk_that_failed_is_tried_again(tmp_path: Path) -> None:
+    """Nobody writes to a closed store: it finds out by itself when the disk is well."""
+    is_failing = threading.Event()
+    is_failing.set()
+
+    def sync(descriptor: int) -> None:
+        if is_failing.is_set():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.fdatasync(descriptor)
+
+    store = ObjectStore(tmp_path, 0, disk=replace(DiskCalls(), sync=sync))
+    with pytest.raises(StorageFullError):
+        keep(store)
+    assert "refused to write" in store.why_closed()
+    time.sleep(PROBE_S * 1.1)
+    assert "refuses to write" in store.why_closed()
+    is_failing.clear()
+    time.sleep(PROBE_S * 1.1)
+    assert store.why_closed() == ""
+    assert written(tmp_path) == []
+    store.close()
+
+
+def test_recovery_finishes_what_was_promised_and_removes_the_rest(tmp_path: Path) -> None:
+    """The journal tells which spare file was renamed to what; others were never promised."""
     store = ObjectStore(tmp_path, 0)
-    kept = store.write(HEADER, b"x", UID)
-    (tmp_path / "incoming" / "dead.part").write_bytes(b"half")
-    assert ObjectStore(tmp_path, 0).recover() == 1
-    assert files_below(tmp_path) == [kept.path]
+    promised, other = store.receive(UID), store.receive("1.3")
+    for file in (promised, other):
+        file.write([FRONT])
+        file.keep()
+        store.read_path(file.path).rename(tmp_path / file.spare)  # as a power cut leaves it
+    assert store.finish_rename(promised.spare, promised.path)
+    assert store.finish_rename(promised.spare, promised.path), "twice is once"
+    assert not store.finish_rename("spare/0/absent", f"objects/00/{'0' * 64}.dcm")
+    store.close()
+    assert store.recover() == 1
+    assert written(tmp_path) == [promised.path]
 
 
 @pytest.mark.parametrize(
-    "path", ["../x", "/etc/passwd", "objects/../../x", "index.sqlite", "link/x"]
+    "path", ["/etc/passwd", "../outside", "objects/../../outside", "spare/x", "index.sqlite"]
 )
 def test_paths_out_of_the_store_are_refused(tmp_path: Path, path: str) -> None:
-    """A damaged index must not open other files."""
-    store = ObjectStore(tmp_path, 0)
-    (tmp_path / "link").symlink_to("/etc")
+    """Also where the index was tampered with."""
     with pytest.raises(ValueError, match="out of the store"):
-        store.read_path(path)
+        ObjectStore(tmp_path, 0).read_path(path)
 
 
-def test_same_object_from_many_threads(tmp_path: Path) -> None:
-    """Two senders may send the same object at the same moment."""
+def test_many_threads_at_once(tmp_path: Path) -> None:
+    """Each file is its own, whatever the others do."""
     store = ObjectStore(tmp_path, 0)
-    start = threading.Barrier(8)
-    results: list[StoredFile] = []
+    found: list[tuple[str, bytes]] = []
 
-    def send() -> None:
-        start.wait(timeout=10)
-        results.append(store.write(HEADER, b"x" * 100_000, UID))
+    def work(number: int) -> None:
+        for n in range(50):
+            content = f"{number} {n}".encode()
+            found.append((keep(store, content, f"1.{number}.{n}"), FRONT + content))
 
-    threads = [threading.Thread(target=send) for _ in range(8)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
-    assert len(results) == 8
-    assert len(set(results)) == 1
-    assert files_below(tmp_path) == [results[0].path]
+        thread.join(60)
+    assert len({path for path, _ in found}) == 400
+    assert all(store.read_path(path).read_bytes() == content for path, content in found)
+    store.close()

@@ -1,0 +1,220 @@
+"""What was promised is filed, once, whatever moment a process ends at."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pydicom import Dataset, uid
+
+from node.errors import StorageFullError, UnfitObjectError
+from node.filing import BATCH, Carrier, Filing, Receipt
+from node.index import Index
+from node.index.instances import AssociationOutcome, InstanceBook
+from node.index.tables import ASSOCIATIONS, INSTANCES
+from node.intake import Announcement, file_front
+from node.journal import Journal
+from node.storage import ObjectStore
+from tests.receiving_node import LONG_S, ct, encoded
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+class Process:
+    """A receiving process without network; another one in the same folder is its successor."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.index = Index(f"sqlite:///{root / 'index.sqlite'}")
+        self.index.create()
+        self.store = ObjectStore(root, 0)
+        self.journal = Journal(root / "journal-node", self.store.disk)
+        self.filing = Filing(self.store, self.journal, InstanceBook(self.index), "node")
+
+    def keep(self, ds: Dataset, association: str = "a") -> Receipt:
+        """Keep an object as the intake does, and return what the journal is to say of it."""
+        syntax = uid.ExplicitVRLittleEndian
+        announced = Announcement(ds.SOPClassUID, ds.SOPInstanceUID, ds.SOPClassUID, syntax)
+        front = file_front(announced)
+        file = self.store.receive(ds.SOPInstanceUID)
+        file.write([front, encoded(ds)])
+        file.keep()
+        return Receipt(
+            spare=file.spare,
+            path=file.path,
+            start=len(front),
+            sop_instance_uid=ds.SOPInstanceUID,
+            sop_class_uid=ds.SOPClassUID,
+            transfer_syntax_uid=syntax,
+            association=association,
+            calling_ae="CT1",
+            peer_name="ct",
+            address="127.0.0.1",
+            opened_at=NOW.isoformat(),
+            received_at=NOW.isoformat(),
+        )
+
+    def promise(self, *objects: Dataset, association: str = "a") -> list[Receipt]:
+        """Keep and promise objects; nothing files them, as if the process were killed."""
+        receipts = [self.keep(ds, association) for ds in objects]
+        for receipt in receipts:
+            self.journal.append(receipt.to_bytes(), lambda _sequence: None)
+        return receipts
+
+    def rows(self, table: sa.Table = INSTANCES) -> list[Any]:
+        with self.index.read() as connection:
+            return list(connection.execute(sa.select(table).order_by(table.c.id)).all())
+
+    def files(self) -> list[str]:
+        found = [p for p in (self.root / "objects").rglob("*") if p.is_file()]
+        found += [p for p in (self.root / "spare").rglob("*") if p.is_file() and p.stat().st_size]
+        return sorted(p.relative_to(self.root).as_posix() for p in found)
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Any]:
+    made: list[Process] = []
+
+    def make() -> Process:
+        made.append(Process(tmp_path))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.filing.stop(LONG_S)
+        process.index.close()
+
+
+def recovered(processes: Any) -> Process:
+    process: Process = processes()
+    process.filing.recover(NOW)
+    return process
+
+
+def check_filed(process: Process, receipts: list[Receipt]) -> None:
+    assert [row.path for row in process.rows()] == [receipt.path for receipt in receipts]
+    assert process.files() == sorted(receipt.path for receipt in receipts)
+    for receipt, row in zip(receipts, process.rows(), strict=True):
+        assert row.sop_instance_uid == receipt.sop_instance_uid
+        assert process.store.read_path(row.path).stat().st_size == row.size_bytes
+
+
+def test_promised_is_filed_at_the_next_start_once(processes: Any) -> None:
+    """Killed before anything was filed; and a second restart changes nothing."""
+    receipts = recovered(processes).promise(*[ct(n) for n in range(BATCH + 3)])
+    for _ in range(2):
+        process = recovered(processes)
+        check_filed(process, receipts)
+        (association,) = process.rows(ASSOCIATIONS)
+        assert (association.outcome, association.closed_at) == ("node stopped", NOW)
+        assert {row.association_id for row in process.rows()} == {association.id}
+
+
+def test_unfinished_rename_is_finished(processes: Any) -> None:
+    """The power went between the journal's sync and the directory's."""
+    process = recovered(processes)
+    receipts = process.promise(ct(1), ct(2))
+    process.store.read_path(receipts[1].path).rename(process.root / receipts[1].spare)
+    check_filed(recovered(processes), receipts)
+
+
+def test_what_was_not_promised_is_removed(processes: Any) -> None:
+    """Half received, or kept and not yet in the journal: no answer was given."""
+    process = recovered(processes)
+    (receipt,) = process.promise(ct(1))
+    begun = process.store.receive("1.9")
+    begun.write([b"half an object"])
+    check_filed(recovered(processes), [receipt])
+
+
+def test_promised_file_that_is_gone_is_told(
+    processes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is made up; the others are filed."""
+    process = recovered(processes)
+    receipts = process.promise(ct(1), ct(2), ct(3))
+    process.store.read_path(receipts[1].path).unlink()
+    check_filed(recovered(processes), [receipts[0], receipts[2]])
+    (record,) = [r for r in caplog.records if r.message == "instance.lost"]
+    assert record.__dict__["path"] == receipts[1].path
+
+
+def test_repetition_leaves_one_copy_wherever_the_process_ends(
+    processes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes twice; killed between the row and the removal of the second file."""
+    first, _second = recovered(processes).promise(ct(1), ct(1))
+
+    def end(_store: ObjectStore, _path: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "remove_repetition", end)
+        with pytest.raises(KeyboardInterrupt):
+            recovered(processes)
+    assert len(processes().files()) == 2
+    check_filed(recovered(processes), [first])
+
+
+def test_segments_are_forgotten_when_filed(processes: Any) -> None:
+    """The journal does not grow; what it knew of renames is synced first."""
+    process = recovered(processes)
+    process.promise(ct(1))
+    recovered(processes)
+    assert list((process.root / "journal-node").iterdir()) == []
+
+
+def test_filing_goes_on_when_the_disk_is_well_again(
+    processes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full database delays rows and loses none; an association closes after its objects."""
+    process = recovered(processes)
+    is_full, tried = threading.Event(), threading.Event()
+    add = InstanceBook.add_instances
+
+    def add_instances(book: InstanceBook, *arguments: Any) -> Any:
+        tried.set()
+        if is_full.is_set():
+            raise StorageFullError("full")
+        return add(book, *arguments)
+
+    monkeypatch.setattr(InstanceBook, "add_instances", add_instances)
+    is_full.set()
+    process.filing.start()
+    carrier, closed = Carrier(), threading.Event()
+    receipts = [process.keep(ct(n)) for n in range(3)]
+    for receipt in receipts:
+        process.filing.promise(receipt, carrier)
+    process.filing.end(carrier, AssociationOutcome.RELEASED, NOW, closed.set)
+    assert tried.wait(LONG_S)
+    assert not closed.is_set()
+    is_full.clear()
+    assert closed.wait(LONG_S)
+    check_filed(process, receipts)
+    assert dict(carrier.counts) == {"stored": 3, "replaced": 0}
+    (association,) = process.rows(ASSOCIATIONS)
+    assert association.outcome == "released"
+
+
+def test_object_that_the_database_refuses_holds_up_no_other(
+    processes: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One row out of many is impossible: it is told, the others are filed."""
+    process = recovered(processes)
+    receipts = process.promise(*[ct(n) for n in range(5)])
+    add = InstanceBook.add_instances
+
+    def add_instances(book: InstanceBook, arrivals: Any, filed: Any) -> Any:
+        if any(one.header.sop_instance_uid == receipts[3].sop_instance_uid for one in arrivals):
+            raise UnfitObjectError("no")
+        return add(book, arrivals, filed)
+
+    monkeypatch.setattr(InstanceBook, "add_instances", add_instances)
+    process = recovered(processes)
+    assert [row.path for row in process.rows()] == [
+        r.path for n, r in enumerate(receipts) if n != 3
+    ]
+    assert [r for r in caplog.records if r.message == "instance.not_filed"]
