@@ -59,12 +59,27 @@ class PeerConnection(AssociationSocket):
 
     was_made = False
     _timer: threading.Timer | None = None
+    _is_open = False
+
+    @property
+    def _is_connected(self) -> bool:
+        """As pynetdicom's, but only its own thread is told that the connection ended.
+
+        The thread that negotiates asks this before it looks for an answer. A rejection that comes
+        at once ends the connection before, and would be taken for no answer at all.
+        """
+        is_reader = threading.current_thread() is self.assoc.dul
+        return self._is_open or (self.was_made and not is_reader)
+
+    @_is_connected.setter
+    def _is_connected(self, is_open: bool) -> None:
+        self._is_open = is_open
+        self.was_made |= is_open
 
     def connect(self, primitive: T_CONNECT) -> None:
         """Connect, and limit the negotiation; `disarm` ends that."""
         super().connect(primitive)
         if self.socket is not None:
-            self.was_made = True
             # a small PDU goes at once: the peer may delay its ACK by 40 ms
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.arm((self.assoc.acse_timeout or 0.0) + CLOSING_GRACE_S)

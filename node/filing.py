@@ -125,7 +125,7 @@ class Filing:
         self._news = threading.Condition()
         self._queue: deque[_Promised | _Ended] = deque()
         self._is_stopping = False
-        self._is_filing = False
+        self._is_filing = self._is_idle = False
         self._in_a_hurry = 0
         """How many wait until everything is filed."""
         self._waiting_since_s = self._last_promise_s = 0.0
@@ -150,13 +150,11 @@ class Filing:
             receipt = Receipt.from_bytes(payload)
             is_there = self._store.finish_rename(receipt.spare, receipt.path)
             last = max(last, sequence)
-            if is_there and sequence > position:
+            if sequence > position:
                 carrier = carriers.setdefault(receipt.association, Carrier())
                 found.append(_Promised(sequence, receipt, carrier))
             elif is_there and sequence > position - BATCH:
                 self._remove_if_repeated(receipt)
-            elif sequence > position:
-                LOGGER.error("instance.lost", extra={"path": receipt.path})
         self._store.sync_names()
         for start in range(0, len(found), BATCH):
             self._file(found[start : start + BATCH])
@@ -191,7 +189,7 @@ class Filing:
         with self._store.refusals():
             self._journal.append(receipt.to_bytes(), queue)
         self._last_promise_s = time.monotonic()
-        if not 1 < len(self._queue) < BACKLOG:
+        if self._is_idle or len(self._queue) >= BACKLOG:
             with self._news:
                 self._news.notify_all()
                 self._news.wait_for(lambda: len(self._queue) < BACKLOG or self._is_stopping)
@@ -251,7 +249,9 @@ class Filing:
         with self._news:
             self._is_filing = False
             self._news.notify_all()
+            self._is_idle = True  # before the queue is looked at: who adds to it then sees this
             self._news.wait_for(lambda: self._queue or self._is_stopping)
+            self._is_idle = False
             if not self._due:
                 self._waiting_since_s = time.monotonic()
                 while not self._is_time():
@@ -297,7 +297,9 @@ class Filing:
         ended.on_filed()
 
     def _file(self, batch: Sequence[_Promised]) -> None:
-        arrivals = [self._arrival(one) for one in batch]
+        found = [(one, self._arrival(one)) for one in batch]
+        there = [(one, arrival) for one, arrival in found if arrival is not None]
+        arrivals = [arrival for _, arrival in there]
         try:
             added = self._instances.add_instances(arrivals, (self._node_run, batch[-1].sequence))
         except UnfitObjectError:
@@ -308,22 +310,21 @@ class Filing:
             else:
                 LOGGER.exception("instance.not_filed", extra={"path": batch[0].receipt.path})
             return
-        for one, what in zip(batch, added, strict=True):
+        for (one, _), what in zip(there, added, strict=True):
             one.carrier.counts["stored" if what.is_new else "known"] += 1
             one.carrier.counts["replaced"] += what.replaces_other_content
             self._keep_one_copy(one.receipt, what)
 
-    def _arrival(self, promised: _Promised) -> Arrival:
+    def _arrival(self, promised: _Promised) -> Arrival | None:
         receipt, carrier = promised.receipt, promised.carrier
-        with self._store.content(receipt.path, receipt.start) as encoded:
-            sha256, size_bytes = hashlib.sha256(encoded).hexdigest(), len(encoded) + receipt.start
-            try:
-                header = header_from_bytes(encoded, receipt.transfer_syntax_uid)
-            except (UnreadableObjectError, UnfitObjectError) as error:
-                # what the scan before the answer does not look into: kept, of use to no case
-                fields = {"reason": str(error), "peer": receipt.peer_name}
-                LOGGER.warning("instance.unreadable", extra=fields)
-                header = _bare_header(receipt)
+        try:
+            with self._store.content(receipt.path, receipt.start) as encoded:
+                sha256 = hashlib.sha256(encoded).hexdigest()
+                size_bytes = len(encoded) + receipt.start
+                header = _header(encoded, receipt)
+        except FileNotFoundError:
+            LOGGER.error("instance.lost", extra={"path": receipt.path})  # noqa: TRY400 - no bug
+            return None
         IDENTIFIERS.remember(header.patient_name, header.patient_id, header.patient_birth_date)
         if carrier.association_id is None:
             carrier.association_id = self._instances.open_association(
@@ -361,7 +362,13 @@ class Filing:
             self._journal.forget(sequence)
 
 
-def _bare_header(receipt: Receipt) -> InstanceHeader:
+def _header(encoded: memoryview, receipt: Receipt) -> InstanceHeader:
+    """Return the whole header, or what was looked at before the answer if that is all there is."""
+    try:
+        return header_from_bytes(encoded, receipt.transfer_syntax_uid)
+    except (UnreadableObjectError, UnfitObjectError) as error:
+        fields = {"reason": str(error), "peer": receipt.peer_name}
+        LOGGER.warning("instance.unreadable", extra=fields)
     return InstanceHeader(
         sop_instance_uid=receipt.sop_instance_uid,
         sop_class_uid=receipt.sop_class_uid,

@@ -39,6 +39,7 @@ from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
+from node.association_request import examined
 from node.errors import NodeError
 from node.pdu_stream import (
     ABORT,
@@ -47,6 +48,8 @@ from node.pdu_stream import (
     IS_COMMAND,
     IS_LAST,
     LONGEST_COMMAND_BYTES,
+    PDU_HEADER,
+    PDV_HEADER,
     RELEASE_RQ,
     UNEXPECTED_PDU,
     Command,
@@ -83,11 +86,17 @@ LONGEST_OTHER_BYTES = 64
 LARGEST_IDENTIFIER_BYTES = 4 << 20
 """Of the data set of another message than a C-STORE, which is held in memory."""
 
+MOST_PIECES = 512
+"""Pieces of a data set that are written together: the system takes 1024 (IOV_MAX)."""
+
 CLOSING_S = 2.0
 """How long the peer may take to close a connection that is done with."""
 
 BACKLOG = 128
 """Connections that the system holds until they are accepted."""
+
+_VERSION_NOT_SUPPORTED = (1, 2, 2)
+"""Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
 
 _USER, _PROVIDER = 0, 2
 """Source of an A-ABORT (PS3.8 table 9-26)."""
@@ -195,6 +204,7 @@ class AcceptedAssociation(Association):
         self._stream = PduStream(line, server.limits.silence_s)
         self.dul = _UpperLayer(self, self._stream)
         self._handlers = dict(server.handlers)
+        self._is_version_known = False
         self._sink: ObjectSink | None = None
         self._store_request: Command | None = None
         self._context_id = 0
@@ -247,6 +257,9 @@ class AcceptedAssociation(Association):
         except (ProtocolError, LineEndedError, TimeoutError):
             self._fast_server.on_refused(self.requestor.address)
             raise
+        if not self._is_version_known:
+            self.acse.send_reject(*_VERSION_NOT_SUPPORTED)
+            return
         evt.trigger(self, evt.EVT_REQUESTED, {})
         if not (self.is_aborted or self.is_rejected or self._sent_abort):
             self.acse.negotiate_association()
@@ -281,11 +294,12 @@ class AcceptedAssociation(Association):
             raise ProtocolError(UNEXPECTED_PDU, "something comes before an association request")
         if length > LONGEST_REQUEST_BYTES:
             raise ProtocolError(INVALID_PARAMETER, "an association request is too long")
-        content = self._stream.read(length)
+        content = examined(self._stream.read(length))
         pdu = A_ASSOCIATE_RQ()
         try:
-            pdu.decode(ASSOCIATE_RQ.to_bytes() + b"\0" + length.to_bytes(4) + content)
+            pdu.decode(PDU_HEADER.pack(ASSOCIATE_RQ, len(content)) + content)
             primitive = pdu.to_primitive()
+            self._is_version_known = bool(pdu.protocol_version & 1)
         except Exception as error:
             # whatever pynetdicom's decoder raises means this
             raise ProtocolError(
@@ -350,9 +364,11 @@ class AcceptedAssociation(Association):
         if length > self._fast_server.limits.pdu_bytes:
             raise ProtocolError(INVALID_PARAMETER, "a PDU is longer than was negotiated")
         stream = self._stream
-        while length > 0:
+        while length > 0 and not self._kill:  # what pynetdicom was given may have ended it
+            if length < PDV_HEADER.size:
+                raise ProtocolError(INVALID_PARAMETER, "a PDU ends within a fragment's header")
             size, context_id, control = stream.next_pdv()
-            length -= size + 6
+            length -= size + PDV_HEADER.size
             if size < 0 or length < 0:
                 raise ProtocolError(INVALID_PARAMETER, "a fragment has an impossible length")
             if context_id not in self._accepted_cx:
@@ -405,6 +421,8 @@ class AcceptedAssociation(Association):
             piece = self._stream.take(size)
             size -= len(piece)
             self._pieces.append(piece)
+            if len(self._pieces) >= MOST_PIECES:
+                self._flush()
         if control & IS_LAST:
             self._answer()
 

@@ -29,6 +29,11 @@ TEMPORARY_SUFFIXES = (".part", ".tmp", ".temp", ".incoming")
 SETTLED_S = 1.0
 
 
+def end_in_order_when_terminated() -> None:
+    """Let SIGTERM unwind a script, so that no node is left running in its own session."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
 class IndexRow(NamedTuple):
     """What the index says of one object."""
 

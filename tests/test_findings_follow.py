@@ -1,13 +1,14 @@
 """What was noticed of an object on its way in stands in the results of every case it touches."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, uid
 
 from node.assembly import Patience, StoredInstance, assemble
 from node.case_job import case_job
@@ -16,6 +17,7 @@ from node.compute_job import METRICS_FILE, Job
 from node.config import NodeSection, Protocol
 from node.header import header_from_file
 from node.phantom import PhantomOptions, make_study
+from tests.encode_cases import MR_SERIES, MR_SERIES_B, build_case, written
 from tests.nodes import write_datasets
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -90,3 +92,25 @@ def test_finding_of_an_object_stands_in_metrics_and_report(
     assert all(fragment in f["text"] for f in told)
     # as many as there: their texts differ where the report's character set lacks a sign
     assert sum(f"warning [{code}]" in text and fragment in text for text in texts) == len(told)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "expected"),
+    [
+        (uid.JPEGLSNearLossless, {"01", None}),
+        (uid.JPEGLSLossless, {None}),
+    ],
+)
+def test_resampled_mr_says_that_its_source_was_compressed_with_loss(
+    syntax: uid.UID, expected: set[str | None]
+) -> None:
+    """C.7.6.1.1.5: lossy once stays lossy, also where only the transfer syntax told it."""
+    case = build_case()
+    mr = dict(case.sources.mr)
+    for ds in mr[MR_SERIES]:
+        del ds.LossyImageCompression
+        ds.file_meta.TransferSyntaxUID = syntax
+    objects = written(replace(case, sources=replace(case.sources, mr=mr)))
+    made = [ds for ds in objects.values() if ds.Modality == "MR"]
+    assert {ds.get("LossyImageCompression") for ds in made} == expected
+    assert len({ds.SeriesInstanceUID for ds in made}) == len((MR_SERIES, MR_SERIES_B))

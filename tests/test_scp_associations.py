@@ -18,8 +18,9 @@ from pydicom import dcmread, uid
 from pydicom.dataset import FileMetaDataset
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
 
-from node.config import NodeSection
-from node.errors import NodeError
+from node.association import open_association
+from node.config import NodeSection, Peer, Role
+from node.errors import DeliveryError, NodeError
 from node.index.tables import ASSOCIATIONS, INSTANCES
 from node.log import configure_logging
 from tests import nodes
@@ -98,6 +99,23 @@ def test_strangers_are_rejected(
         assert (answer.result, answer.result_source, answer.diagnostic) == expected
     with associated(node) as assoc:
         assert assoc.is_established
+
+
+def test_rejection_that_comes_at_once_is_seen(tmp_path: Path) -> None:
+    """As SCU: a permanent rejection must never be taken for a peer that gives no answer."""
+    section = NodeSection(port=0, max_rejections_per_minute=1000)
+    with running(tmp_path, section=section) as node:
+        peer = Peer(
+            name="x", ae_title="HILUM", host="127.0.0.1", port=node.port, roles=(Role.RECEIVE,)
+        )
+        wanted = [(uid.CTImageStorage, uid.ExplicitVRLittleEndian)]
+        for _ in range(30):
+            with (
+                pytest.raises(DeliveryError, match="does not know our AE title") as caught,
+                open_association(peer, "STRANGER", wanted, LONG_S),
+            ):
+                pass
+            assert not caught.value.is_retryable
 
 
 def test_too_many_associations_are_rejected_for_now(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def _descend(
         drive, centre, lever_mm = level.drive(matrix, random, settings.brightness_points)
         length = float(np.linalg.norm(drive))
         if length == 0.0:
-            raise RegistrationFailedError("The MR shows one grey value where it meets the CT.")
+            raise RegistrationFailedError("Where both images meet, one has a single grey value.")
         if visited:
             alike = float(drive @ before) / (length * float(np.linalg.norm(before)))
             bend = FASTEST / -SLOWEST * np.exp(alike / TURN)
@@ -175,7 +175,7 @@ class _Level:
             chosen = np.flatnonzero(seen)[:count]
             if len(chosen) >= LEAST_POINTS:
                 return at_ct[chosen], points[chosen], at_mr[chosen]
-        raise RegistrationFailedError("Too little of the MR lies within the CT.")
+        raise RegistrationFailedError("The images overlap too little to be compared.")
 
     def _change(self, ct_values: Volume, mr_values: Volume) -> npt.NDArray[np.float64]:
         """Return for each point how mutual information grows with its MR value."""

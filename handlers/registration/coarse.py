@@ -82,7 +82,7 @@ def refine_pose(
             raise MemoryError from error  # the machine's verdict, not the images'
         raise RegistrationFailedError(
             f"the optimiser at {spacing_mm} mm found too little common to both images",
-            hint="Check that the MR shows the region of the target.",
+            hint="Check that both images show the region of the target.",
         ) from error
     finally:
         SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)

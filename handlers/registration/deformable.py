@@ -87,7 +87,7 @@ def find_deformation(
         field,
         figures,
         f"A deformation of {figures['median_mm']:.1f} mm around the target is supported by windows "
-        "that were left out, by brightness and by the search from MR to CT.",
+        "that were left out, by brightness and by the search back to the planning CT.",
     )
 
 
@@ -288,7 +288,7 @@ def objections(figures: Mapping[str, float], settings: DeformableSettings) -> tu
         ),
         (
             figures["reverse_apart_mm"] <= most_apart_mm,
-            f"The search from MR to CT comes back {figures['reverse_apart_mm']:.1f} mm off.",
+            f"The search back to the planning CT ends {figures['reverse_apart_mm']:.1f} mm off.",
         ),
         (
             figures["information_gain"] >= settings.least_information_gain

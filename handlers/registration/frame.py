@@ -17,7 +17,7 @@ from handlers.registration.prepare import Prepared, prepared_ct, prepared_moving
 from handlers.registration.search import Opinions, two_opinions
 from handlers.registration.settings import RegistrationSettings
 from handlers.registration.start import find_starts
-from handlers.values import Image, Mask, Registration, RegistrationStatus
+from handlers.values import CtRole, Image, Mask, Registration, RegistrationStatus
 
 NO_POSE_UNCERTAINTY_MM = 1000.0
 """Stands for: nothing is known."""
@@ -121,7 +121,7 @@ def register_frame(
         **_figures(views.whole, leader.volume, found, points, settings),
         "is_as_sent": float(ordered is not None),
     }
-    verdict = judge(quality, LIMITS)
+    verdict = judge(quality, LIMITS, moving=_called(leader.image))
     quality["uncertainty_mm"] = _stated_mm(quality["uncertainty_mm"], verdict)
     shifts, notes = _series_shifts(leader, pose, centre_mm, settings)
     deformed = _deformation(views.whole, leader.volume, found, centre_mm, verdict, settings)
@@ -145,7 +145,7 @@ def _require_one_frame(ct: Image, mr: Sequence[Image], targets: Sequence[Mask]) 
     if not mr:
         raise ValueError("a frame of reference without a series cannot be registered")
     if len({image.geometry.frame_of_reference_uid for image in mr}) > 1:
-        raise GeometryMismatchError("the MR series lie in different frames of reference")
+        raise GeometryMismatchError("the moving series lie in different frames of reference")
     frame = ct.geometry.frame_of_reference_uid
     if any(target.geometry.frame_of_reference_uid != frame for target in targets):
         raise GeometryMismatchError("a target does not lie in the frame of reference of the CT")
@@ -158,6 +158,13 @@ def _require_one_frame(ct: Image, mr: Sequence[Image], targets: Sequence[Mask]) 
 def _views(ct: Prepared, moving: Sequence[Image]) -> Views:
     """Return the planning CT as it is to be seen beside an MR, or beside another CT."""
     return views_for_ct(ct) if moving[0].modality == "CT" else Views(ct, ct, ct)
+
+
+def _called(image: Image) -> str:
+    """Return what people call the image that is brought to the planning CT."""
+    if image.modality != "CT":
+        return "MR"
+    return "CBCT" if image.role is CtRole.CBCT else "other CT"
 
 
 def _moving(image: Image, settings: RegistrationSettings) -> Prepared:
@@ -181,7 +188,7 @@ def _leader(
             break
     else:
         raise RegistrationFailedError(
-            "No MR series of this frame of reference shows anything that meets the CT."
+            "No series of this frame of reference shows anything that meets the planning CT."
         )
     pose = starts[0].mr_from_ct
     coverage = {
@@ -238,7 +245,7 @@ def _pose(
     if is_followed:
         pose = shifted(whole, local.shift_mm)
         notes.append(
-            f"Around the target the MR was moved by {length_mm:.1f} mm more than the whole body: "
+            f"Around the target it was moved by {length_mm:.1f} mm more than the whole body: "
             f"three measures agree within {local.apart_mm:.1f} mm."
         )
     if is_followed and length_mm >= settings.least_local_shift_mm:
@@ -302,6 +309,8 @@ def _deformation(
     verdict: Judgement,
     settings: RegistrationSettings,
 ) -> Deformation:
+    if ct.is_levelled:
+        return Deformation(None, {}, "Between two CT no deformation is sought.")
     if verdict.status is not RegistrationStatus.PASS:
         return Deformation(None, {}, "What does not pass rigidly is not deformed.")
     if not found.is_local_followed:

@@ -108,7 +108,7 @@ def two_opinions(
     coarse = followed([_Tried(0.0, start, start) for start in starts], 0)
     finer = followed(coarse[: settings.followed_count], 1)
     if not finer:
-        raise RegistrationFailedError("From no start did the MR and the CT overlap enough.")
+        raise RegistrationFailedError("From no start did the images overlap enough.")
     best = finer[0]
     rivals = tuple(
         other.pose

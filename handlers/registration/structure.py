@@ -100,14 +100,14 @@ def _climbed(
     near = ct.cropped(pose.inverse().apply(mr.geometry.corners_mm()), CT_MARGIN_MM)
     lattice = near.lattice(spacing_mm)
     if min(lattice.shape) < LEAST_PLANES:
-        raise RegistrationFailedError("the CT around the MR is too thin to show structure")
+        raise RegistrationFailedError("the planning CT is too thin there to show structure")
     points = lattice.points_from_indices(np.indices(lattice.shape).reshape(3, -1).T)
     ct_voxels, inside = near.smoothed(spacing_mm / 2).at(points)
     mr_voxels, seen = mr.smoothed(spacing_mm / 2).at(pose.apply(points))
     gas = ndimage.binary_dilation(ct_voxels.reshape(lattice.shape) < GAS_HU).ravel()
     usable = np.flatnonzero(inside & seen & ~gas)
     if len(usable) < LEAST_POINTS:
-        raise RegistrationFailedError("too little of the MR lies within the CT")
+        raise RegistrationFailedError("the images overlap too little to be compared")
     random = np.random.default_rng(settings.seed)
     chosen = random.permutation(usable)[: settings.structure_points]
     wanted = descriptors(ct_voxels.reshape(lattice.shape)).reshape(-1, 12)[chosen]
@@ -156,7 +156,7 @@ def best_motion(
             normal += weighted.T @ jacobian
             drive += weighted.T @ residuals[:, channel]
         if not np.trace(normal) > 0:
-            raise RegistrationFailedError("the MR shows no structure")
+            raise RegistrationFailedError("the image shows no structure")
         step = -np.linalg.solve(normal + 1e-6 * np.trace(normal) * np.eye(6), drive)
         parameters = np.concatenate([np.rad2deg(step[:3]), step[3:]])
         motion = moved_by(RigidTransform(np.eye(4), frame, frame), parameters, centre_mm) @ motion

@@ -22,6 +22,7 @@ from tests.serve_process import (
     ServeProcess,
     Verdict,
     beside_objects,
+    end_in_order_when_terminated,
     index_count,
     verdict_on,
 )
@@ -105,6 +106,7 @@ def main() -> int:
         "--node-keys", default="", help="more keys of [node], as 'transport = \"plain\"'"
     )
     options = parser.parse_args()
+    end_in_order_when_terminated()
     with (
         tempfile.TemporaryDirectory() as folder,
         ServeProcess(Path(folder) / "node", node_keys=options.node_keys).ending() as node,

@@ -34,7 +34,7 @@ from tests.forgetful_disk import (
 )
 from tests.raw_sender import SUCCESS, answers_in
 from tests.sending_load import SendingLoad
-from tests.serve_process import ServeProcess, verdict_on
+from tests.serve_process import ServeProcess, end_in_order_when_terminated, verdict_on
 
 AGAIN_EVERY = 5
 LOAD_AGAIN_S = 0.5
@@ -168,6 +168,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--node-keys", default="", help="more keys of [node]")
     options = parser.parse_args()
+    end_in_order_when_terminated()
     rng, cuts, problems = random.Random(options.seed), Counter[str](), list[str]()
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)

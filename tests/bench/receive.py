@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.receive_extra import deferred_lines, echo_latency_line, memory_lines
+from tests.serve_process import end_in_order_when_terminated
 
 TARGET = Path(__file__).with_name("receive_target.py")
 OTHER_ROWS = ("deferred", "memory", "echo-latency")
@@ -253,6 +254,7 @@ def main() -> int:
     parser.add_argument("--transport", default="fast")
     parser.add_argument("--corpora", type=Path, help="those of an earlier run; else they are made")
     options = parser.parse_args()
+    end_in_order_when_terminated()
     if options.judge is None:
         parser.error("name the judge's folder with --judge or HILUM_RECEIVE_BENCH")
     known = [work.name for work in WORKS] + list(OTHER_ROWS)

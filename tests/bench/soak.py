@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.bench.receive_extra import CALLED_AE, Served, served
 from tests.raw_sender import SUCCESS, ObjectMaker, RawAssociation, store_pdus
-from tests.serve_process import index_count
+from tests.serve_process import end_in_order_when_terminated, index_count
 
 TENTHS = 10
 SLOWER_ALLOWED = 0.10
@@ -123,6 +123,7 @@ def main() -> int:
     parser.add_argument("--transport", default="fast")
     parser.add_argument("--folder", type=Path, help="where the data go; 34 kB for each object")
     options = parser.parse_args()
+    end_in_order_when_terminated()
     tenths: list[Tenth] = []
     with (
         tempfile.TemporaryDirectory(dir=options.folder) as folder,
