@@ -269,14 +269,6 @@ class Config(_Section):
             raise ValueError("\n".join(problems))
         return self
 
-    def peer_for(self, calling_ae: str, address: str) -> Peer | None:
-        """Return the configured peer behind an association, or None for a stranger."""
-        exact = [p for p in self.peer if p.ae_title != ANY_AE_TITLE]
-        for peer in exact + [p for p in self.peer if p.ae_title == ANY_AE_TITLE]:
-            if peer.admits(calling_ae, address):
-                return peer
-        return None
-
     def protocol_named(self, name: str) -> Protocol | None:
         """Return the protocol of that name, or None."""
         return next((p for p in self.protocol if p.name == name), None)

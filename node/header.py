@@ -19,6 +19,7 @@ from node.errors import UnfitObjectError
 from node.wanted_elements import wanted_elements
 
 _INTEGER_STRING = re.compile(r"[0-9]{1,12}")
+_CODE_STRING = re.compile(r"[ -~]{1,16}")
 _LENIENT_UID = re.compile(r"[0-9.]{1,64}")
 _LEGAL_UID = re.compile(r"(?=[0-9.]{1,64}\Z)(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 """PS3.5 9.1."""
@@ -195,7 +196,7 @@ def _header(found: Attributes, transfer_syntax_uid: str) -> InstanceHeader:
         sop_instance_uid=found.uid("SOPInstanceUID"),
         sop_class_uid=sop_class_uid,
         transfer_syntax_uid=transfer_syntax_uid,
-        modality=found.text("Modality"),
+        modality=_legal(found.text("Modality"), _CODE_STRING),
         study_instance_uid=found.uid("StudyInstanceUID"),
         series_instance_uid=found.uid("SeriesInstanceUID"),
         patient_id=found.text("PatientID"),
@@ -295,9 +296,14 @@ def _references(found: Attributes, sop_class_uid: str) -> tuple[str, str, tuple[
     _, frame, largest = max(series, key=lambda one: len(one[0]))
     return (
         own_frame_uid or uid_of(frame, "FrameOfReferenceUID"),
-        uid_of(largest, "SeriesInstanceUID"),
+        _legal(uid_of(largest, "SeriesInstanceUID"), _LENIENT_UID),
         distinct_uids(*(listed for listed, _, _ in series), drawn),
     )
+
+
+def _legal(text: str, form: re.Pattern[str]) -> str:
+    """Return text that the index searches by; what no such value can be is absent."""
+    return text if form.fullmatch(text) else ""
 
 
 def _registered_frames(found: Attributes, sop_class_uid: str, own: str) -> tuple[str, ...]:

@@ -63,11 +63,13 @@ class PduStream:
         silence_s: How long the peer may neither send nor take anything.
 
     Attributes:
+        has_received: Whether a byte came.
         before_refill: Called before the buffer, and with it every view of it, is written anew.
     """
 
     def __init__(self, line: socket.socket, silence_s: float) -> None:
         self.line = line
+        self.has_received = False
         self.before_refill: Callable[[], None] | None = None
         self._silence_s = silence_s
         self._deadline_s: float | None = None
@@ -192,6 +194,7 @@ class PduStream:
             raise LineEndedError from error
         if not count:
             raise LineEndedError
+        self.has_received = True
         self._end += count
 
     def _limit_wait(self) -> None:

@@ -23,7 +23,7 @@ from pynetdicom.presentation import PresentationContext
 
 from node import conformance
 from node.admission import Admission, Caller, Rejection
-from node.config import Config
+from node.config import Config, Peer
 from node.errors import NodeError
 from node.filing import Filing
 from node.index import Index
@@ -47,7 +47,7 @@ SWEEP_S = 1.0
 """How often associations that ended without a word are looked for (plain transport)."""
 
 WRITING_GRACE_S = 10.0
-"""How long `stop` waits for each object that is being written, and for what is to be filed."""
+"""How long `stop` waits for objects that are being written, and for what is to be filed."""
 
 NEGOTIATING_AT_ONCE = 32
 """Connections beyond `max_associations` that may negotiate, to be told that there are too many."""
@@ -93,6 +93,8 @@ class StoreScp:
         self._admission = Admission(config)
         self._tls = None if config.tls is None else ServerTls(config.tls)
         self._sessions: dict[Association, Session] = {}
+        self._admitting = threading.Lock()
+        """One at a time: who is admitted counts for the next."""
         self._is_recovered = False
         self._refusing = threading.Event()
         self._stopping = threading.Event()
@@ -214,9 +216,10 @@ class StoreScp:
             self._plain_server.shutdown()
             self._plain_server = None
             self._abort_established()  # those that were being negotiated meanwhile
+        deadline_s = time.monotonic() + WRITING_GRACE_S
         for assoc in waiting:
             if assoc.ident:
-                assoc.join(WRITING_GRACE_S)
+                assoc.join(max(0.0, deadline_s - time.monotonic()))
         if self._sweeper.is_alive():
             self._sweeper.join(WRITING_GRACE_S)
         for assoc in list(self._sessions):
@@ -252,14 +255,17 @@ class StoreScp:
         if why:
             _reject(assoc, Rejection(*CONGESTED, why), caller)
             return
-        open_by_peer = Counter(session.peer.name for session in list(self._sessions.values()))
-        admitted = self._admission.admit(caller, open_by_peer)
+        with self._admitting:
+            open_by_peer = Counter(session.peer.name for session in list(self._sessions.values()))
+            admitted = self._admission.admit(caller, open_by_peer)
+            if isinstance(admitted, Peer):
+                now = self._clock().isoformat()
+                session = Session(admitted, caller.calling_ae, caller.address, now)
+                self._sessions[assoc] = session
         if isinstance(admitted, Rejection):
             _reject(assoc, admitted, caller)
-            return
-        _confirm_identity(assoc)
-        now = self._clock().isoformat()
-        self._sessions[assoc] = Session(admitted, caller.calling_ae, caller.address, now)
+        else:
+            _confirm_identity(assoc)
 
     def _handle_established(self, event: _Event) -> None:
         self._sessions[event.assoc].is_established = True

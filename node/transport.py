@@ -204,7 +204,7 @@ class AcceptedAssociation(Association):
         self._stream = PduStream(line, server.limits.silence_s)
         self.dul = _UpperLayer(self, self._stream)
         self._handlers = dict(server.handlers)
-        self._is_version_known = False
+        self._has_spoken = self._is_version_known = False
         self._sink: ObjectSink | None = None
         self._store_request: Command | None = None
         self._context_id = 0
@@ -255,7 +255,8 @@ class AcceptedAssociation(Association):
             self._shake_hands()
             self.requestor.primitive = self._request()
         except (ProtocolError, LineEndedError, TimeoutError):
-            self._fast_server.on_refused(self.requestor.address)
+            if self._has_spoken or stream.has_received:  # a balancer only looks who is there
+                self._fast_server.on_refused(self.requestor.address)
             raise
         if not self._is_version_known:
             self.acse.send_reject(*_VERSION_NOT_SUPPORTED)
@@ -281,6 +282,7 @@ class AcceptedAssociation(Association):
             self._line.settimeout(self._fast_server.limits.negotiation_s)
             self._line.do_handshake()
         except OSError as error:
+            self._has_spoken = not isinstance(error, ssl.SSLEOFError | ConnectionError)
             fields = {"reason": why_no_tls(error).what, "address": self.requestor.address}
             LOGGER.warning("association.no_tls", extra=fields)
             raise LineEndedError from error

@@ -103,9 +103,8 @@ def test_defaults_count_when_no_file_is_given() -> None:
     assert config == default_config()
     assert config.origin == "defaults"
     assert all(is_loopback(each.host) for each in config.peer)
-    assert config.peer_for("ANYONE", "10.0.0.1") is None
-    stranger = config.peer_for("ANYONE", "127.0.0.1")
-    assert stranger is not None
+    assert not any(each.admits("ANYONE", "10.0.0.1") for each in config.peer)
+    (stranger,) = [each for each in config.peer if each.admits("ANYONE", "127.0.0.1")]
     assert stranger.roles == (Role.SEND,)
 
 
@@ -487,16 +486,6 @@ def test_peer_is_not_admitted_when_its_host_name_is_unknown(
 
     monkeypatch.setattr(socket, "getaddrinfo", away)
     assert not peer(host="scanner.example").admits("SCANNER", "10.0.0.1")
-
-
-def test_named_peer_counts_before_the_one_for_all() -> None:
-    """On loopback the peer with a title of its own keeps its roles."""
-    config = default_config()
-    named, anyone = config.peer_for("TPS", "127.0.0.1"), config.peer_for("X", "127.0.0.1")
-    assert named is not None
-    assert named.name == "tps"
-    assert anyone is not None
-    assert anyone.name == "loopback"
 
 
 def test_names_find_their_peer_and_protocol() -> None:

@@ -306,6 +306,24 @@ def test_absurd_values_are_absent(more: bytes, expected: dict[str, object]) -> N
     assert {name: getattr(header, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize("named", [b"1.2\0.3", b"9" * 300, b"../../x\0"])
+def test_reference_that_is_no_uid_is_absent(named: bytes) -> None:
+    """The index searches by it, and not every database takes such text."""
+    series = element(0x0020000E, "UI", named)
+    study = element(0x30060014, "SQ", item(series))
+    frame = element(0x30060012, "SQ", item(study))
+    header = header_from_bytes(BASE + element(0x30060010, "SQ", item(frame)), EXPLICIT)
+    assert header.referenced_series_uid == ""
+
+
+def test_modality_that_is_no_code_is_absent() -> None:
+    """A class that is only kept may have any Modality (PS3.5 6.2: 16 characters at most)."""
+    kept = uid.SecondaryCaptureImageStorage.encode() + b"\0"
+    for modality, expected in ((b"OT", "OT"), (b"O\0T ", ""), (b"O" * 18, "")):
+        raw = explicit((0x00080016, "UI", kept), INSTANCE, (0x00080060, "CS", modality))
+        assert header_from_bytes(raw + explicit(STUDY, SERIES), EXPLICIT).modality == expected
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("charset", [b"ISO 2022 IR 87", b"ISO_IR 192", b"\\ISO 2022 IR 149", b"?"])
 def test_text_of_escapes_only_is_read_without_a_warning(charset: bytes) -> None:

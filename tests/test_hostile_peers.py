@@ -116,7 +116,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         pytest.param(request(context(1, CT, "1.\xff")), INVALID, id="transfer syntax"),
         pytest.param(request(calling=b"\xff\xfe"), INVALID, id="calling AE title"),
         pytest.param(request(called=bytes(16)), INVALID, id="called AE title"),
-        pytest.param(request(user_item=user(1, item(0x54, b"\xff\xff1.2\1\1"))), INVALID, id="role"),
+        pytest.param(request(user_item=user(1, item(0x54, b"\xff\xff1.2\1\1"))), INVALID,
+                     id="role"),
         pytest.param(request(user_item=user(1, item(0x54, b"\0"))), INVALID, id="short role"),
         pytest.param(request(user_item=user(1, item(0x58, b"\x09\1\0\1a\0\1b"))), INVALID,
                      id="user identity"),
@@ -244,7 +245,7 @@ def test_request_within_the_bounds_passes_unchanged() -> None:
         pytest.param(
             data(pdv(1, 3, command(C_FIND_RQ, data=NO_DATA_SET)), pdv(1, 3, STORE_SET)), (0, 0),
             id="C-FIND and more in its PDU"),
-        pytest.param(echo_command(sop_class=b"../x"), (0, 0), id="C-ECHO of another class"),
+        pytest.param(echo_command(sop_class=b"1.2.34"), (0, 0), id="C-ECHO of another class"),
     ],
 )  # fmt: skip
 def test_broken_protocol_is_aborted(node: Node, stream: bytes, reason: tuple[int, int]) -> None:
