@@ -100,6 +100,8 @@ _VERSION_NOT_SUPPORTED = (1, 2, 2)
 
 _USER, _PROVIDER = 0, 2
 """Source of an A-ABORT (PS3.8 table 9-26)."""
+_ABORT_REASONS = (1, 2, 4, 5, 6)
+"""Of the provider, where it gives one (the same table); pynetdicom takes no others."""
 
 
 class ObjectSink(Protocol):
@@ -322,9 +324,9 @@ class AcceptedAssociation(Association):
             self._kill = True
             evt.trigger(self, evt.EVT_RELEASED, {})
             return
-        if len(content) >= 4 and content[2] == _PROVIDER:
+        if len(content) >= 4 and content[2] == _PROVIDER and content[3] in _ABORT_REASONS:
             aborted: Any = A_P_ABORT()
-            aborted.provider_reason = content[3] or None
+            aborted.provider_reason = content[3]
         else:
             aborted = A_ABORT()
             aborted.abort_source = 0

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from pydicom import Dataset, uid
 from pydicom.encaps import encapsulate
+from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset
 
 from node.errors import NodeError, UnfitObjectError
@@ -28,6 +29,15 @@ SECRETS = ("Muster", "PID-77", "19500102", "HOSPITAL")
 """The patient of `header_objects.image`: in no text of an error."""
 
 Found = TypeVar("Found")
+
+_ERRORS_OF_CHARACTER_SETS = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    BytesLengthException,
+)
 
 _MARKS = [
     struct.pack(order + "HHL", 0xFFFE, element, length)
@@ -219,7 +229,7 @@ def uids_by_pydicom(object_: Original) -> tuple[str, str] | None:
         warnings.simplefilter("ignore")
         try:
             ds = read_dataset(BytesIO(raw), syntax.is_implicit_VR, syntax.is_little_endian)
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
+        except _ERRORS_OF_CHARACTER_SETS as error:
             frames = traceback.extract_tb(error.__traceback__)
             if not any(frame.filename.endswith(("charset.py", "values.py")) for frame in frames):
                 raise

@@ -49,9 +49,9 @@ def test_damaged_objects_take_neither_time_nor_memory() -> None:
         for seed in range(1500):
             case = damaged(random.Random(seed), ORIGINALS)
             tracemalloc.reset_peak()
-            before_bytes, start_s = tracemalloc.get_traced_memory()[0], time.perf_counter()
+            before_bytes, start_s = tracemalloc.get_traced_memory()[0], time.process_time()
             outcomes[outcome_of(case).text] += 1
-            assert time.perf_counter() - start_s < LONGEST_S, seed
+            assert time.process_time() - start_s < LONGEST_S, seed
             assert tracemalloc.get_traced_memory()[1] - before_bytes < PEAK_BYTES, seed
     finally:
         tracemalloc.stop()

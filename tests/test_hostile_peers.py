@@ -345,9 +345,14 @@ def test_odd_fragments_are_put_together(tmp_path: Path, fragments: bytes) -> Non
         pytest.param(pdu(RELEASE_RQ) * 2 + BEGUN, [RELEASE_RP], id="release and more"),
         pytest.param(pdu(ABORT), [], id="abort"),
         pytest.param(pdu(ABORT, b""), [], id="abort without content"),
+        pytest.param(pdu(ABORT, b"\0\0\2\0"), [], id="abort by the provider"),
+        pytest.param(pdu(ABORT, b"\0\0\2\3"), [], id="abort for a reserved reason"),
+        pytest.param(pdu(ABORT, b"\0\0\2\xff"), [], id="abort for no reason of PS3.8"),
     ],
 )
-def test_ending_within_a_data_set_leaves_nothing(node: Node, end: bytes, kinds: list[int]) -> None:
+def test_ending_within_a_data_set_leaves_nothing(
+    node: Node, caplog: pytest.LogCaptureFixture, end: bytes, kinds: list[int]
+) -> None:
     """PS3.8 9.2.2: a release is answered in any case; a half object is no object."""
     for begun in (BEGUN, store_command(), data(pdv(1, 1, STORE_SET[:20]))):
         with HostilePeer(node.port) as peer:
@@ -355,6 +360,7 @@ def test_ending_within_a_data_set_leaves_nothing(node: Node, end: bytes, kinds: 
             peer.send(begun + end)
             assert [kind for kind, _ in peer.ending()] == kinds
     check_unharmed(node)
+    assert caplog.records == []  # nothing went wrong here
 
 
 def test_silent_peers_are_ended_in_time(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from handlers.errors import EmptyStructureError, GeometryMismatchError, Registra
 from handlers.geometry import Points, RigidTransform
 from handlers.registration.consensus import box_corners, mean_pose, median_distance_mm, shifted
 from handlers.registration.deformable import Deformation, find_deformation
-from handlers.registration.judgement import LIMITS, Judgement, Neighbourhood, judge
+from handlers.registration.judgement import (
+    LIMITS,
+    LIMITS_OF_CT,
+    NOTHING_KNOWN_MM,
+    Judgement,
+    Neighbourhood,
+    judge,
+)
 from handlers.registration.leading import by_preference, leading_series
 from handlers.registration.levelled import Views, levelled_moving, views_for_ct
 from handlers.registration.local import LocalShift, local_shift, series_shift
@@ -18,9 +25,6 @@ from handlers.registration.search import Opinions, two_opinions
 from handlers.registration.settings import RegistrationSettings
 from handlers.registration.start import find_starts
 from handlers.values import CtRole, Image, Mask, Registration, RegistrationStatus
-
-NO_POSE_UNCERTAINTY_MM = 1000.0
-"""Stands for: nothing is known."""
 
 UNCERTAINTY_FACTOR = 2.0
 LEAST_UNCERTAINTY_MM = 1.5
@@ -121,7 +125,8 @@ def register_frame(
         **_figures(views.whole, leader.volume, found, points, settings),
         "is_as_sent": float(ordered is not None),
     }
-    verdict = judge(quality, LIMITS, moving=_called(leader.image))
+    limits = LIMITS_OF_CT if views.whole.is_levelled else LIMITS
+    verdict = judge(quality, limits, moving=_called(leader.image))
     quality["uncertainty_mm"] = _stated_mm(quality["uncertainty_mm"], verdict)
     shifts, notes = _series_shifts(leader, pose, centre_mm, settings)
     deformed = _deformation(views.whole, leader.volume, found, centre_mm, verdict, settings)
@@ -287,7 +292,7 @@ def _figures(
         "structure_apart_mm": opinions.structure_apart_mm,
         "from_engines_mm": median_distance_mm(found.whole, mean_pose(engines, centre_mm), corners),
         "local_measures": float(len(local.estimates_mm)),
-        "local_apart_mm": min(local.apart_mm, NO_POSE_UNCERTAINTY_MM),
+        "local_apart_mm": min(local.apart_mm, NOTHING_KNOWN_MM),
         "local_shift_mm": float(np.linalg.norm(local.shift_mm)),
         "local_left_mm": float(np.linalg.norm(left)),
         "local_disputed_mm": local.apart_mm if found.is_local_followed else 0.0,
@@ -385,7 +390,7 @@ def _without_pose(
         ct_from_mr=guess if ordered is None else ordered.inverse(),
         status=RegistrationStatus.FAIL,
         reasons=(reason,),
-        uncertainty_mm=NO_POSE_UNCERTAINTY_MM,
+        uncertainty_mm=NOTHING_KNOWN_MM,
         quality={},
         leading_series_uid=leading.series_instance_uid,
         series_uids=tuple(image.series_instance_uid for image in mr),

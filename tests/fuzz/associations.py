@@ -4,10 +4,10 @@
 
 Run by hand, from the project's folder. Each case is an association (most begin honestly) whose
 PDUs were damaged at random. It must end: by the node within `ENDING_S`, with one A-ABORT at most
-and a reason that was foreseen. Every `CHECKED_EVERY` cases an honest C-ECHO must be answered and no thread of
-an association be left. Prints associations a second, the distinct endings, the slowest case, the
-errors that the node logged, and the growth of its memory; exits 1 if anything broke a rule. A case
-depends on seed and number alone.
+and a reason that was foreseen. Every `CHECKED_EVERY` cases an honest C-ECHO must be answered and no
+thread of an association be left. Prints associations a second, the distinct endings, the slowest
+case, the errors that the node logged, and the growth of its memory; exits 1 if anything broke a
+rule. A case depends on seed and number alone.
 """
 
 import argparse
