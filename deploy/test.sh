@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . deploy/environment.sh
 
 packages=()
-for pair in storescu:dcmtk Orthanc:orthanc dciodvfy:dicom3tools plastimatch:plastimatch strace:strace openssl:openssl; do
+for pair in storescu:dcmtk Orthanc:orthanc dciodvfy:dicom3tools plastimatch:plastimatch strace:strace openssl:openssl gcc:gcc; do
     command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
 done
 if [ ${#packages[@]} -gt 0 ]; then

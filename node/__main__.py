@@ -5,6 +5,7 @@ script can read. No traceback reaches a user.
 """
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -35,6 +36,9 @@ from node.index.cases import CaseBook
 from node.index.deliveries import DeliveryBook
 from node.index.states import CaseState
 from node.log import configure_logging
+
+PRIVATE = 0o027
+"""What others may not do with the files of the node: patients are named in them."""
 
 FAILED = 1
 WRONG_USE = 2
@@ -81,6 +85,7 @@ def serve(
     from node.service import Node  # a second of imports that no other command needs
 
     settings = read_config(config)
+    os.umask(PRIVATE)
     configure_logging(log_level, as_json=True)
     stopping = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

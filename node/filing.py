@@ -10,12 +10,14 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
+from node.element_reader import encoded_from_file
 from node.errors import StorageFullError, UnfitObjectError, UnreadableObjectError
 from node.header import InstanceHeader, header_from_bytes
 from node.index.instances import Added, Arrival, AssociationOutcome, InstanceBook
@@ -29,7 +31,8 @@ BATCH = 128
 """How many objects are recorded in one transaction at most."""
 
 BACKLOG = 20_000
-"""How many promised objects may wait to be filed; then senders wait, too."""
+LONGEST_WAIT_S = 10.0
+"""How many promised objects may wait to be filed; then senders wait, too, but not longer."""
 
 PAUSE_S = 0.02
 """Filing waits for such a pause of the senders, whose answers it would delay, ..."""
@@ -37,6 +40,9 @@ PAUSE_S = 0.02
 LONGEST_DELAY_S = 5.0
 MOST_DELAYED = 2_000
 """... but no longer than that, and for no more objects than that."""
+
+NEWLY_KEPT_S = 60.0
+"""How long before the journal's last entry an object may have got its name and be unanswered."""
 
 RETRY_S = 1.0
 """How long to wait after the database refused."""
@@ -124,7 +130,7 @@ class Filing:
         self._node_run = node_run
         self._news = threading.Condition()
         self._queue: deque[_Promised | _Ended] = deque()
-        self._is_stopping = False
+        self._is_stopping = self._is_refusing = False
         self._is_filing = self._is_idle = False
         self._in_a_hurry = 0
         """How many wait until everything is filed."""
@@ -145,10 +151,12 @@ class Filing:
         position = self._instances.filed_up_to(self._node_run)
         carriers: dict[str, Carrier] = {}
         found: list[_Promised] = []
+        paths: set[str] = set()
         last = position
         for sequence, payload in self._journal.open(position):
             receipt = Receipt.from_bytes(payload)
             is_there = self._store.finish_rename(receipt.spare, receipt.path)
+            paths.add(receipt.path)
             last = max(last, sequence)
             if sequence > position:
                 carrier = carriers.setdefault(receipt.association, Carrier())
@@ -156,14 +164,60 @@ class Filing:
             elif is_there and sequence > position - BATCH:
                 self._remove_if_repeated(receipt)
         self._store.sync_names()
+        adopted = self._unpromised(paths, last, now)
+        found += adopted
         for start in range(0, len(found), BATCH):
             self._file(found[start : start + BATCH])
         closed = self._instances.close_abandoned_associations(self._node_run, now)
         removed = self._store.recover()
         self._journal.forget(last)
-        if found or closed or removed:
-            counts = {"filed": len(found), "associations": closed, "half_written": removed}
+        counts = {
+            "filed": len(found),
+            "unanswered": len(adopted),
+            "associations": closed,
+            "half_written": removed,
+        }
+        if any(counts.values()):
             LOGGER.warning("receiving.recovered", extra=counts)
+
+    def _unpromised(self, promised: set[str], sequence: int, now: datetime) -> list[_Promised]:
+        """Return objects that were whole and named when a process ended, and never answered.
+
+        They are filed like others: their senders will send them again, and find them known.
+        """
+        if not self._store.was_interrupted():
+            return []
+        since_s = self._journal.last_written_s() - NEWLY_KEPT_S
+        candidates = [p for p in self._store.kept_since(since_s) if p not in promised]
+        known = self._instances.known_among(candidates)
+        carrier, token = Carrier(), uuid.uuid4().hex
+        adopted: list[_Promised] = []
+        for path in candidates:
+            if path in known:
+                continue
+            try:
+                syntax, encoded = encoded_from_file(self._store.read_path(path))
+                header = header_from_bytes(encoded, syntax)
+            except (UnreadableObjectError, UnfitObjectError) as error:
+                LOGGER.warning("instance.unreadable", extra={"reason": str(error), "path": path})
+                continue
+            size_bytes = self._store.read_path(path).stat().st_size
+            receipt = Receipt(
+                spare="",
+                path=path,
+                start=size_bytes - len(encoded),
+                sop_instance_uid=header.sop_instance_uid,
+                sop_class_uid=header.sop_class_uid,
+                transfer_syntax_uid=syntax,
+                association=token,
+                calling_ae="",
+                peer_name="",
+                address="",
+                opened_at=now.isoformat(),
+                received_at=now.isoformat(),
+            )
+            adopted.append(_Promised(sequence, receipt, carrier))
+        return adopted
 
     def start(self) -> None:
         """Begin to file.
@@ -186,13 +240,35 @@ class Filing:
         def queue(sequence: int) -> None:
             self._queue.append(_Promised(sequence, receipt, carrier))
 
+        if len(self._queue) >= BACKLOG:
+            self._wait_for_room()
         with self._store.refusals():
             self._journal.append(receipt.to_bytes(), queue)
         self._last_promise_s = time.monotonic()
-        if self._is_idle or len(self._queue) >= BACKLOG:
+        if self._is_idle:
             with self._news:
                 self._news.notify_all()
-                self._news.wait_for(lambda: len(self._queue) < BACKLOG or self._is_stopping)
+
+    def _wait_for_room(self) -> None:
+        with self._news:
+            self._news.wait_for(
+                lambda: len(self._queue) < BACKLOG or self._is_refusing, LONGEST_WAIT_S
+            )
+            if len(self._queue) >= BACKLOG:
+                raise StorageFullError(
+                    "too many objects wait for the database", hint="look at the database"
+                )
+
+    def why_closed(self) -> str:
+        """Return why no more objects should come now, or an empty text."""
+        is_full = len(self._queue) >= BACKLOG
+        return "too many objects wait for the database" if is_full else ""
+
+    def refuse_more(self) -> None:
+        """Let nobody wait for room any longer: the node is stopping."""
+        with self._news:
+            self._is_refusing = True
+            self._news.notify_all()
 
     def end(
         self,
@@ -322,8 +398,10 @@ class Filing:
                 sha256 = hashlib.sha256(encoded).hexdigest()
                 size_bytes = len(encoded) + receipt.start
                 header = _header(encoded, receipt)
-        except FileNotFoundError:
-            LOGGER.error("instance.lost", extra={"path": receipt.path})  # noqa: TRY400 - no bug
+        except OSError as error:
+            # gone, or on a bad sector: it must hold up no other
+            fields = {"path": receipt.path, "reason": error.strerror}
+            LOGGER.error("instance.lost", extra=fields)  # noqa: TRY400 - no bug
             return None
         IDENTIFIERS.remember(header.patient_name, header.patient_id, header.patient_birth_date)
         if carrier.association_id is None:
@@ -343,8 +421,12 @@ class Filing:
         )
 
     def _keep_one_copy(self, receipt: Receipt, added: Added) -> None:
-        if added.path != receipt.path and self._store.read_path(added.path).exists():
+        if added.path == receipt.path:
+            return
+        if self._store.read_path(added.path).exists():
             self._store.remove_repetition(receipt.path)
+        else:  # the first copy is gone; this one takes its place
+            self._instances.move(receipt.sop_instance_uid, added.path, receipt.path)
 
     def _remove_if_repeated(self, receipt: Receipt) -> None:
         """Remove a repetition that a crash kept from being removed."""

@@ -174,6 +174,7 @@ class IncomingObject:
         )
         file.keep()
         self._intake.filing.promise(receipt, session.carrier)
+        self._intake.store.note_recovery()
         session.size_bytes += file.size_bytes - self._start
 
     @contextmanager

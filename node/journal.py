@@ -37,7 +37,7 @@ class _Entry:
     payload: bytes
     then: Callable[[int], None]
     sequence: int = 0
-    failure: OSError | None = None
+    failure: BaseException | None = None
     is_settled: bool = False
 
 
@@ -131,8 +131,15 @@ class Journal:
                 with self._enter:
                     batch, self._waiting = self._waiting, []
                 self._settle(batch)
-        if entry.failure is not None:
+        if isinstance(entry.failure, OSError):
             raise OSError(entry.failure.errno, entry.failure.strerror) from entry.failure
+        if entry.failure is not None:
+            raise RuntimeError("the journal failed") from entry.failure
+
+    def last_written_s(self) -> float:
+        """Return when an earlier process last wrote, in seconds since 1970; 0 if there was none."""
+        with self._commit:
+            return max((s.path.stat().st_mtime for s in self._full), default=0.0)
 
     def may_forget(self, up_to_sequence: int) -> bool:
         """Tell whether `forget` would remove something."""
@@ -155,15 +162,17 @@ class Journal:
     def _settle(self, batch: list[_Entry]) -> None:
         try:
             self._write(batch)
-        except OSError as error:
+        except BaseException as error:
             # the system may call the lost pages written: never sync this segment again
-            for entry in batch:
-                entry.failure = error
             self._retire()
+            for entry in batch:
+                entry.failure, entry.is_settled = error, True
+            if not isinstance(error, OSError):
+                raise
+            return
         for entry in batch:
             entry.is_settled = True
-            if entry.failure is None:
-                entry.then(entry.sequence)
+            entry.then(entry.sequence)
 
     def _write(self, batch: list[_Entry]) -> None:
         parts = []
@@ -177,8 +186,8 @@ class Journal:
         while rest:
             rest = rest[self.disk.write(segment.descriptor, rest) :]
         segment.used_bytes += len(block)
-        segment.last_sequence = batch[-1].sequence
         self.disk.sync(segment.descriptor)
+        segment.last_sequence = batch[-1].sequence
 
     def _with_room(self, size_bytes: int) -> _Segment:
         segment = self._segment
@@ -201,10 +210,14 @@ class Journal:
         return self._segment
 
     def _retire(self) -> None:
-        if self._segment is not None:
-            os.close(self._segment.descriptor)
-            self._full.append(self._segment)
-            self._segment = None
+        """Write no more into the open segment; one that promises nothing is removed."""
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            os.close(segment.descriptor)
+            if segment.last_sequence:
+                self._full.append(segment)
+            else:
+                segment.path.unlink(missing_ok=True)
 
 
 def _front(sequence: int, payload: bytes) -> bytes:

@@ -37,6 +37,8 @@ NO_DATA_SET = 0x0101
 """Command Field and Command Data Set Type (PS3.7 E.1)."""
 
 LONGEST_COMMAND_BYTES = 16 << 10
+LONGEST_UID = 64
+"""PS3.5 9.1."""
 
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
@@ -69,7 +71,7 @@ class PduStream:
 
     def __init__(self, line: socket.socket, silence_s: float) -> None:
         self.line = line
-        self.has_received = False
+        self.has_received = self._is_woken = False
         self.before_refill: Callable[[], None] | None = None
         self._silence_s = silence_s
         self._deadline_s: float | None = None
@@ -147,15 +149,21 @@ class PduStream:
 
     def wake(self) -> None:
         """Let the thread that reads find the end of the connection; sending stays possible."""
+        self._is_woken = True
         with suppress(OSError):  # closed already
             socket.socket.shutdown(self.line, socket.SHUT_RD)  # TLS would forget its keys
+
+    def cut(self) -> None:
+        """End every wait for the peer, to send as well."""
+        with suppress(OSError):  # closed already
+            socket.socket.shutdown(self.line, socket.SHUT_RDWR)
 
     def close(self, within_s: float) -> None:
         """Say that nothing more comes, wait a while for the peer to close, and close.
 
         A connection closed at once may take the last PDU with it before the peer has read it.
         """
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             end_s = time.monotonic() + within_s
             if isinstance(self.line, ssl.SSLSocket):
                 self.line.settimeout(within_s)
@@ -192,7 +200,7 @@ class PduStream:
             raise
         except OSError as error:
             raise LineEndedError from error
-        if not count:
+        if not count or self._is_woken:
             raise LineEndedError
         self.has_received = True
         self._end += count
@@ -222,7 +230,8 @@ class Command:
             self.command_field == C_STORE_RQ
             and self.message_id is not None
             and self.data_set_type not in (None, NO_DATA_SET)
-            and bool(self.sop_class_uid and self.sop_instance_uid)
+            and 0 < len(self.sop_class_uid) <= LONGEST_UID
+            and 0 < len(self.sop_instance_uid) <= LONGEST_UID
         )
 
     @property

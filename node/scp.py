@@ -7,6 +7,7 @@ What becomes of an object is the business of `node.intake`, how bytes travel tha
 
 import logging
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -166,6 +167,7 @@ class StoreScp:
             negotiation_s=node.negotiation_timeout_s,
             silence_s=node.network_timeout_s,
         )
+        self._ae.maximum_associations = sys.maxsize  # `Admission` counts, and whom it should
         server = AssociationServer(
             self._ae,
             (node.host, port),
@@ -207,18 +209,16 @@ class StoreScp:
         with self._ended:
             self._ended.wait_for(lambda: not self._sessions, grace_s)
         self._stopping.set()
-        waiting: list[Association] = list(self._sessions)
+        self._filing.refuse_more()
         for server in self._servers:
-            server.stop()
-            waiting += server.associations()
+            server.stop(WRITING_GRACE_S)
         if self._plain_server is not None:
             self._abort_established()
             self._plain_server.shutdown()
             self._plain_server = None
             self._abort_established()  # those that were being negotiated meanwhile
-        deadline_s = time.monotonic() + WRITING_GRACE_S
-        for assoc in waiting:
-            if assoc.ident:
+            deadline_s = time.monotonic() + WRITING_GRACE_S
+            for assoc in list(self._sessions):
                 assoc.join(max(0.0, deadline_s - time.monotonic()))
         if self._sweeper.is_alive():
             self._sweeper.join(WRITING_GRACE_S)
@@ -246,12 +246,20 @@ class StoreScp:
     # --- associations --------------------------------------------------------------------------
 
     def _handle_requested(self, event: _Event) -> None:
-        assoc = event.assoc
+        """Admit or reject; pynetdicom goes on whatever this raises, so nothing may be raised."""
+        try:
+            self._admit(event.assoc)
+        except Exception:
+            LOGGER.exception("association.not_judged")
+            self._sessions.pop(event.assoc, None)
+            _reject(event.assoc, Rejection(*CONGESTED, "see the log"), _caller(event.assoc))
+
+    def _admit(self, assoc: Any) -> None:
         caller = _caller(assoc)
         if self._refusing.is_set():
             _reject(assoc, Rejection(*CONGESTED, "the node is stopping"), caller)
             return
-        why = self._store.why_closed()
+        why = self._store.why_closed() or self._filing.why_closed()
         if why:
             _reject(assoc, Rejection(*CONGESTED, why), caller)
             return
@@ -266,6 +274,7 @@ class StoreScp:
             _reject(assoc, admitted, caller)
         else:
             _confirm_identity(assoc)
+            assoc.is_admitted = True
 
     def _handle_established(self, event: _Event) -> None:
         self._sessions[event.assoc].is_established = True

@@ -161,7 +161,6 @@ class ReceivedFile:
                 self._store.disk.sync(self._descriptor)
                 self._close()
                 self._store.disk.rename(self._spare, f"{self._store.root}/{self.path}")
-            self._store.note_recovery()
         except BaseException:
             self.discard()
             raise
@@ -327,6 +326,19 @@ class ObjectStore:
         """Remove a file whose very bytes are kept under another name."""
         self.read_path(path).unlink(missing_ok=True)
 
+    def was_interrupted(self) -> bool:
+        """Tell whether an earlier process ended without `close`."""
+        return any(path for folder in self.spare_folders() for path in folder.iterdir())
+
+    def kept_since(self, seconds: float) -> list[str]:
+        """Return the paths of objects that got their name after a time, in seconds since 1970."""
+        return [
+            f"{self.OBJECTS}/{folder.name}/{entry.name}"
+            for folder in self._object_folders()
+            for entry in os.scandir(folder)
+            if entry.stat().st_ctime >= seconds
+        ]
+
     def sync_names(self) -> None:
         """Bring the names of all objects to stable storage: no rename needs the journal then."""
         for folder in self._object_folders():
@@ -350,7 +362,7 @@ class ObjectStore:
         self._stock.close()
 
     def _probe(self) -> None:
-        path = self._spare_folder / uuid.uuid4().hex
+        path = self.spare_folders()[0] / uuid.uuid4().hex
         descriptor = os.open(path, _NEW_FILE, _FILE_MODE)
         try:
             self.disk.write(descriptor, b"\0")

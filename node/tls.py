@@ -36,6 +36,8 @@ _OPTIONS = (
     | ssl.OP_NO_TICKET
     | ssl.OP_CIPHER_SERVER_PREFERENCE
     | ssl.OP_SINGLE_ECDH_USE
+    # a connection that ends without a word can still be told why: PDUs say where they end
+    | ssl.OP_IGNORE_UNEXPECTED_EOF
 )
 
 

@@ -14,6 +14,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 
 import pynetdicom
 from pynetdicom import AE, evt
-from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom._globals import APPLICATION_CONTEXT_NAME, MODE_ACCEPTOR
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
@@ -95,6 +96,8 @@ CLOSING_S = 2.0
 BACKLOG = 128
 """Connections that the system holds until they are accepted."""
 
+_CONGESTED = (2, 3, 1)
+_CONTEXT_NAME_NOT_SUPPORTED = (1, 1, 2)
 _VERSION_NOT_SUPPORTED = (1, 2, 2)
 """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
 
@@ -192,10 +195,14 @@ class AcceptedAssociation(Association):
 
     Attributes:
         certificate: The peer's, in DER, if it showed one.
+        is_requesting: Whether its request is still to come.
+        is_admitted: To be set by a handler of EVT_REQUESTED; else the association is rejected.
     """
 
     dul: _UpperLayer
     certificate: bytes | None = None
+    is_requesting = True
+    is_admitted = False
 
     def __init__(self, server: "AssociationServer", line: socket.socket, address: Any) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
@@ -229,8 +236,13 @@ class AcceptedAssociation(Association):
         try:
             self._live()
         except ProtocolError as error:
-            LOGGER.warning("association.protocol_error", extra={"reason": str(error)})
-            self._end_by_abort(_PROVIDER, error.reason)
+            fields = {"reason": str(error), "address": self.requestor.address}
+            calling_ae = self.requestor.ae_title
+            LOGGER.warning("association.protocol_error", extra={**fields, "calling_ae": calling_ae})
+            if self.is_requesting:  # PS3.8 9.2.3, action AA-1
+                self._end_by_abort(_USER, 0)
+            else:
+                self._end_by_abort(_PROVIDER, error.reason)
         except TimeoutError:
             self._end_by_abort(_USER, 0)
         except LineEndedError:
@@ -247,8 +259,10 @@ class AcceptedAssociation(Association):
             self._abandon()
             self._kill = True
             self.is_established = False
-            self._stream.close(CLOSING_S)
-            self._fast_server.forget(self)
+            try:
+                self._stream.close(CLOSING_S)
+            finally:
+                self._fast_server.forget(self)
 
     def _live(self) -> None:
         stream = self._stream
@@ -260,17 +274,21 @@ class AcceptedAssociation(Association):
             if self._has_spoken or stream.has_received:  # a balancer only looks who is there
                 self._fast_server.on_refused(self.requestor.address)
             raise
-        if not self._is_version_known:
-            self.acse.send_reject(*_VERSION_NOT_SUPPORTED)
+        refusal = self._refusal()
+        if refusal is not None:
+            self.acse.send_reject(*refusal)
             return
+        self.is_requesting = False
         evt.trigger(self, evt.EVT_REQUESTED, {})
-        if not (self.is_aborted or self.is_rejected or self._sent_abort):
+        if not (self.is_admitted or self.is_aborted or self.is_rejected):
+            self.acse.send_reject(*_CONGESTED)  # the handler failed: nobody comes in by that
+        if self.is_admitted and not (self.is_rejected or self._sent_abort):
             self.acse.negotiate_association()
         if not self.is_established:
             return
         stream.set_deadline(None)
         stream.before_refill = self._flush
-        while not self._kill:
+        while not (self._kill or self._sent_abort):
             pdu_type, length = stream.next_pdu()
             if pdu_type == P_DATA_TYPE:
                 self._take_p_data(length)
@@ -310,6 +328,15 @@ class AcceptedAssociation(Association):
                 INVALID_PARAMETER, "an association request cannot be decoded"
             ) from error
         return primitive
+
+    def _refusal(self) -> tuple[int, int, int] | None:
+        """Return how to reject what the request says of the protocol itself, if it is to be."""
+        if not self._is_version_known:
+            return _VERSION_NOT_SUPPORTED
+        request = self.requestor.primitive
+        if request is None or request.application_context_name != APPLICATION_CONTEXT_NAME:
+            return _CONTEXT_NAME_NOT_SUPPORTED
+        return None
 
     def _take_other(self, pdu_type: int, length: int) -> None:
         if pdu_type not in (RELEASE_RQ, ABORT):
@@ -351,6 +378,11 @@ class AcceptedAssociation(Association):
             self._end_by_abort(_USER, 0)
         else:
             self._stream.wake()
+
+    def cut(self) -> None:
+        """Cut the connection, whatever its thread waits for."""
+        self._sent_abort = True
+        self._stream.cut()
 
     def _end_by_abort(self, source: int, reason: int) -> None:
         self._sent_abort = True
@@ -457,6 +489,7 @@ class AcceptedAssociation(Association):
         if self.dimse.message is not None:
             return  # more fragments are to come
         self._identifier_bytes = None
+        self.dimse.cancel_req.clear()  # what is cancelled has been answered already
         context_id, message = self.dimse.get_msg(block=False)
         if message is not None and context_id is not None:
             self._serve_request(message, context_id)
@@ -511,10 +544,13 @@ class AssociationServer:
             pattern.bind(event, handler)
         self.handlers = pattern._handlers
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._listener = socket.create_server(address, family=family, backlog=BACKLOG)
+        self._listener = socket.create_server(
+            address, family=family, backlog=BACKLOG, dualstack_ipv6=address[0] == "::"
+        )
         self.address = self._listener.getsockname()
         self._lock = threading.Lock()
-        self._open: set[AcceptedAssociation] = set()
+        self._open: dict[AcceptedAssociation, None] = {}  # the oldest first
+        self._is_full = False
         self._is_stopping = False
         self._thread = threading.Thread(target=self._accept_all, name="scp-accept", daemon=True)
 
@@ -523,15 +559,28 @@ class AssociationServer:
         self._thread.start()
         return int(self.address[1])
 
-    def stop(self) -> None:
-        """Listen no longer, and abort what is open; `join` the associations to see them end."""
+    def stop(self, within_s: float) -> None:
+        """Listen no longer, and abort what is open.
+
+        An object that is being kept is kept and answered. A peer that takes no answer is cut off
+        after half of the time.
+        """
         self._is_stopping = True
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join(CLOSING_S)
         self._listener.close()
-        for assoc in self.associations():
+        waiting = self.associations()
+        for assoc in waiting:
             assoc.abort(block=False)
+        for share in (within_s / 2, within_s / 2):
+            deadline_s = time.monotonic() + share
+            for assoc in waiting:
+                if assoc.ident:
+                    assoc.join(max(0.0, deadline_s - time.monotonic()))
+            waiting = [assoc for assoc in waiting if assoc.is_alive()]
+            for assoc in waiting:
+                assoc.cut()
 
     def associations(self) -> list[AcceptedAssociation]:
         """Return those that are open, those that still negotiate included."""
@@ -541,7 +590,7 @@ class AssociationServer:
     def forget(self, assoc: AcceptedAssociation) -> None:
         """Take an association that has ended from the open ones."""
         with self._lock:
-            self._open.discard(assoc)
+            self._open.pop(assoc, None)
 
     def _accept_all(self) -> None:
         while not self._is_stopping:
@@ -558,7 +607,7 @@ class AssociationServer:
                 line.close()
 
     def _accept(self, line: socket.socket, address: Any) -> None:
-        if len(self._open) >= self.limits.connections or not self._may_connect(address[0]):
+        if not self._may_connect(address[0]) or not self._has_room():
             line.close()
             return
         try:
@@ -569,5 +618,22 @@ class AssociationServer:
             return
         assoc = AcceptedAssociation(self, secured, address)
         with self._lock:
-            self._open.add(assoc)
-        assoc.start()
+            self._open[assoc] = None
+        try:
+            assoc.start()
+        except RuntimeError:  # no thread left
+            self.forget(assoc)
+            raise
+
+    def _has_room(self) -> bool:
+        """Tell whether one more may come; for it the longest silent stranger may have to go."""
+        with self._lock:
+            is_full = len(self._open) >= self.limits.connections
+            silent = next((assoc for assoc in self._open if assoc.is_requesting), None)
+        if is_full != self._is_full:
+            self._is_full = is_full
+            if is_full:
+                LOGGER.warning("connections.full", extra={"count": self.limits.connections})
+        if is_full and silent is not None:
+            silent.abort(block=False)
+        return not is_full or silent is not None

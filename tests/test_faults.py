@@ -230,17 +230,17 @@ def test_stranger_when_it_calls_is_rejected(
         assert node.cases() == []
 
 
-def test_disk_when_full_refuses_with_a_status_that_says_so(
+def test_disk_when_full_sends_the_sender_away_for_now(
     files: list[Path], tmp_path: Path, peer_program: Callable[[str], str]
 ) -> None:
-    """Issue 2: disk full; the sender is told 0xA700 and nothing is half stored."""
+    """Disk below its floor; the sender may come again later, and nothing is half stored."""
     storescu = peer_program("storescu")
     with NodeProcess(tmp_path / "node", {}, min_free_mib=9e6) as node:
         address = ["-aec", "HILUM", "-aet", "SCANNER", "127.0.0.1", str(node.port)]
         answer = subprocess.run(
             [storescu, "-v", *address, str(files[0])], capture_output=True, text=True, check=False
         )
-        assert "OutOfResources" in answer.stdout + answer.stderr
+        assert "Temporary Congestion" in answer.stdout + answer.stderr
         assert not list((node.folder / "data").rglob("*.dcm"))
 
 

@@ -288,7 +288,7 @@ def objections(figures: Mapping[str, float], settings: DeformableSettings) -> tu
         ),
         (
             figures["reverse_apart_mm"] <= most_apart_mm,
-            f"The search in the other direction comes back {figures['reverse_apart_mm']:.1f} mm off.",
+            f"The reverse search comes back {figures['reverse_apart_mm']:.1f} mm off.",
         ),
         (
             figures["information_gain"] >= settings.least_information_gain

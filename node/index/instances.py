@@ -203,6 +203,23 @@ class InstanceBook:
         with self._index.read() as connection:
             return connection.scalar(query) is not None
 
+    def known_among(self, paths: Sequence[str]) -> set[str]:
+        """Return those paths under which the index has an object."""
+        known: set[str] = set()
+        with self._index.read() as connection:
+            for some in _chunks(paths):
+                query = sa.select(INSTANCES.c.path).where(INSTANCES.c.path.in_(some))
+                known.update(connection.scalars(query))
+        return known
+
+    def move(self, sop_instance_uid: str, path: str, new_path: str) -> None:
+        """Record that a content of a SOP instance lies elsewhere."""
+        is_this = INSTANCES.c.sop_instance_uid == sop_instance_uid
+        with self._index.begin() as connection:
+            connection.execute(
+                INSTANCES.update().where(is_this, INSTANCES.c.path == path).values(path=new_path)
+            )
+
     def path_of(self, sop_instance_uid: str, sha256: str) -> str | None:
         """Return which file holds a content of a SOP instance, or None."""
         query = sa.select(INSTANCES.c.path).where(
