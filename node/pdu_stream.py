@@ -38,7 +38,7 @@ NO_DATA_SET = 0x0101
 
 LONGEST_COMMAND_BYTES = 16 << 10
 LONGEST_UID = 64
-"""PS3.5 9.1."""
+"""PS3.5 9.1; more of one is not repeated in an answer."""
 
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
@@ -230,8 +230,7 @@ class Command:
             self.command_field == C_STORE_RQ
             and self.message_id is not None
             and self.data_set_type not in (None, NO_DATA_SET)
-            and 0 < len(self.sop_class_uid) <= LONGEST_UID
-            and 0 < len(self.sop_instance_uid) <= LONGEST_UID
+            and bool(self.sop_class_uid and self.sop_instance_uid)
         )
 
     @property
@@ -309,5 +308,5 @@ def _uid(value: bytes | None) -> str:
 
 
 def _even(text: str, padding: bytes) -> bytes:
-    encoded = text.encode("ascii", "replace")
+    encoded = text[:LONGEST_UID].encode("ascii", "replace")
     return encoded + padding if len(encoded) % 2 else encoded

@@ -60,6 +60,9 @@ UNRECOGNISED, UNEXPECTED, INVALID = (2, 1), (2, 2), (2, 6)
 CT, EXPLICIT = uid.CTImageStorage, uid.ExplicitVRLittleEndian
 DATA = encoded(ct())
 SHORT_S = 0.5
+BEFORE_REQUEST = (0, 0)
+"""Source and reason of the A-ABORT that answers what is no association request."""
+
 C_FIND_RQ, C_STORE_RSP, NO_SUCH_COMMAND = 0x0020, 0x8001, 0x7777
 
 
@@ -86,52 +89,53 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize(
-    ("stream", "reason"),
+    "stream",
     [
-        pytest.param(data(pdv(1, 3, b"x")), UNEXPECTED, id="data first"),
-        pytest.param(pdu(RELEASE_RQ), UNEXPECTED, id="release first"),
-        pytest.param(pdu(ASSOCIATE_AC), UNEXPECTED, id="acceptance first"),
-        pytest.param(pdu(0), UNRECOGNISED, id="PDU of type 0"),
-        pytest.param(pdu(8), UNRECOGNISED, id="PDU of type 8"),
-        pytest.param(b"GET / HTTP/1.1\r\n\r\n", UNRECOGNISED, id="a browser"),
-        pytest.param(request(length=1 << 31), INVALID, id="two gigabytes"),
-        pytest.param(pdu(1, b""), INVALID, id="empty"),
-        pytest.param(pdu(1, bytes(200)), INVALID, id="zeros"),
-        pytest.param(request(user_item=user()[:-3]), INVALID, id="cut"),
-        pytest.param(request(user_item=item(0x50, b"", 9)), INVALID, id="user information lies"),
-        pytest.param(request(item(0x20, b"\1", 5)), INVALID, id="a context lies"),
-        pytest.param(request(context(2, CT, EXPLICIT)), INVALID, id="even context"),
-        pytest.param(request(context(0, CT, EXPLICIT)), INVALID, id="context 0"),
-        pytest.param(request(STORE, STORE), INVALID, id="a context twice"),
+        pytest.param(data(pdv(1, 3, b"x")), id="data first"),
+        pytest.param(pdu(RELEASE_RQ), id="release first"),
+        pytest.param(pdu(ASSOCIATE_AC), id="acceptance first"),
+        pytest.param(pdu(0), id="PDU of type 0"),
+        pytest.param(pdu(8), id="PDU of type 8"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="a browser"),
+        pytest.param(request(length=1 << 31), id="two gigabytes"),
+        pytest.param(pdu(1, b""), id="empty"),
+        pytest.param(pdu(1, bytes(200)), id="zeros"),
+        pytest.param(request(user_item=user()[:-3]), id="cut"),
+        pytest.param(request(user_item=item(0x50, b"", 9)), id="user information lies"),
+        pytest.param(request(item(0x20, b"\1", 5)), id="a context lies"),
+        pytest.param(request(context(2, CT, EXPLICIT)), id="even context"),
+        pytest.param(request(context(0, CT, EXPLICIT)), id="context 0"),
+        pytest.param(request(STORE, STORE), id="a context twice"),
         pytest.param(
-            request(*[context(1 + 2 * n % 256, CT, EXPLICIT) for n in range(300)]), INVALID,
-            id="300 contexts"),
-        pytest.param(request(context(1, CT)), INVALID, id="no transfer syntax"),
-        pytest.param(request(item(0x20, b"\1\0\0\0" + item(0x40, EXPLICIT))), INVALID,
-                     id="no abstract syntax"),
-        pytest.param(request(context(1, "../../etc", EXPLICIT)), INVALID, id="UID with ../"),
-        pytest.param(request(context(1, "1.2\0.3", EXPLICIT)), INVALID, id="UID with NUL"),
-        pytest.param(request(context(1, "1.2" * 100, EXPLICIT)), INVALID, id="UID of 300"),
-        pytest.param(request(context(1, "", EXPLICIT)), INVALID, id="empty UID"),
-        pytest.param(request(context(1, CT, "1.\xff")), INVALID, id="transfer syntax"),
-        pytest.param(request(calling=b"\xff\xfe"), INVALID, id="calling AE title"),
-        pytest.param(request(called=bytes(16)), INVALID, id="called AE title"),
-        pytest.param(request(user_item=user(1, item(0x54, b"\xff\xff1.2\1\1"))), INVALID,
-                     id="role"),
-        pytest.param(request(user_item=user(1, item(0x54, b"\0"))), INVALID, id="short role"),
-        pytest.param(request(user_item=user(1, item(0x58, b"\x09\1\0\1a\0\1b"))), INVALID,
-                     id="user identity"),
-        pytest.param(request(user_item=user(1, *[item(0x54, b"\0\0031.2\1\1")] * 600)), INVALID,
-                     id="600 roles"),
+            request(*[context(1 + 2 * n % 256, CT, EXPLICIT) for n in range(300)]),
+            id="300 contexts",
+        ),
+        pytest.param(request(context(1, CT)), id="no transfer syntax"),
+        pytest.param(
+            request(item(0x20, b"\1\0\0\0" + item(0x40, EXPLICIT))), id="no abstract syntax"
+        ),
+        pytest.param(request(context(1, "../../etc", EXPLICIT)), id="UID with ../"),
+        pytest.param(request(context(1, "1.2\0.3", EXPLICIT)), id="UID with NUL"),
+        pytest.param(request(context(1, "1.2" * 100, EXPLICIT)), id="UID of 300"),
+        pytest.param(request(context(1, "", EXPLICIT)), id="empty UID"),
+        pytest.param(request(context(1, CT, "1.\xff")), id="transfer syntax"),
+        pytest.param(request(calling=b"\xff\xfe"), id="calling AE title"),
+        pytest.param(request(called=bytes(16)), id="called AE title"),
+        pytest.param(request(user_item=user(1, item(0x54, b"\xff\xff1.2\1\1"))), id="role"),
+        pytest.param(request(user_item=user(1, item(0x54, b"\0"))), id="short role"),
+        pytest.param(
+            request(user_item=user(1, item(0x58, b"\x09\1\0\1a\0\1b"))), id="user identity"
+        ),
+        pytest.param(
+            request(user_item=user(1, *[item(0x54, b"\0\0031.2\1\1")] * 600)), id="600 roles"
+        ),
     ],
-)  # fmt: skip
-def test_bad_association_request_is_aborted(
-    node: Node, stream: bytes, reason: tuple[int, int]
-) -> None:
-    """Issue 4, point 9; PS3.8 9.3.8."""
+)
+def test_bad_association_request_is_aborted(node: Node, stream: bytes) -> None:
+    """Issue 4, point 9; PS3.8 9.2.3, action AA-1: source 0, no reason."""
     with HostilePeer(node.port) as peer:
         peer.send(stream)
-        assert abort_reason(peer.ending()) == reason
+        assert abort_reason(peer.ending()) == BEFORE_REQUEST
     check_unharmed(node)
 
 
@@ -142,7 +146,6 @@ def test_bad_association_request_is_aborted(
         pytest.param(request(user_item=user(1)), id="PDUs of one byte"),
         pytest.param(request(user_item=user(0)), id="PDUs without limit"),
         pytest.param(request(user_item=user(0xFFFFFFFF)), id="PDUs of 4 GB"),
-        pytest.param(request(application=b""), id="no application context"),
         pytest.param(request(version=0xFFFF), id="later versions, too"),
         pytest.param(request(STORE, ECHO, item(0x77, b"abc")), id="unknown item"),
         pytest.param(request(user_item=user(9, item(0x5F, b"a"))), id="unknown user information"),
@@ -181,10 +184,29 @@ def test_request_full_of_bad_uids_costs_one_line(
         caplog.clear()
         with caplog.at_level(logging.WARNING), HostilePeer(node.port) as peer:
             peer.send(asked)
-            assert abort_reason(peer.ending()) == INVALID
+            assert abort_reason(peer.ending()) == BEFORE_REQUEST
         assert association_threads() == []
         assert len(caplog.records) == 1
         assert "../" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "rejection"),
+    [
+        (request(application=b""), (1, 1, 2)),
+        (request(application=item(0x10, b"1.2.840.10008.3.1.1.2")), (1, 1, 2)),
+        (request(version=2), (1, 2, 2)),
+    ],
+)
+def test_other_protocol_is_rejected(
+    node: Node, asked: bytes, rejection: tuple[int, int, int]
+) -> None:
+    """PS3.8 table 9-21: application context name, protocol version."""
+    with HostilePeer(node.port) as peer:
+        peer.send(asked)
+        kind, content = peer.receive()
+        assert (kind, tuple(content[1:4])) == (ASSOCIATE_RJ, rejection)
+    check_unharmed(node)
 
 
 def test_request_within_the_bounds_passes_unchanged() -> None:
