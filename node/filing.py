@@ -6,7 +6,6 @@ next start. Decodes no pixel data and talks to no peer. Read `Filing.promise` an
 """
 
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -15,14 +14,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
 
 from node.element_reader import encoded_from_file
 from node.errors import StorageFullError, UnfitObjectError, UnreadableObjectError
-from node.header import InstanceHeader, header_from_bytes
+from node.header import header_from_bytes
 from node.index.instances import Added, Arrival, AssociationOutcome, InstanceBook
 from node.journal import Journal
 from node.log import IDENTIFIERS
+from node.receipt import Receipt, header_of
 from node.storage import ObjectStore, StoredFile
 
 LOGGER = logging.getLogger(__name__)
@@ -46,41 +45,6 @@ NEWLY_KEPT_S = 60.0
 
 RETRY_S = 1.0
 """How long to wait after the database refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What the journal keeps of an object.
-
-    Attributes:
-        spare: Where it was written, and `path` where it was put, relative to the store's root.
-        start: Where in the file the data set begins.
-        association: Names the association that carried it; unique.
-        opened_at: When that association was opened, ISO 8601; `received_at` likewise.
-    """
-
-    spare: str
-    path: str
-    start: int
-    sop_instance_uid: str
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    association: str
-    calling_ae: str
-    peer_name: str
-    address: str
-    opened_at: str
-    received_at: str
-
-    def to_bytes(self) -> bytes:
-        """Return a form for the journal."""
-        return json.dumps({key: getattr(self, key) for key in self.__slots__}).encode()
-
-    @classmethod
-    def from_bytes(cls, encoded: bytes) -> Self:
-        """Return what `to_bytes` wrote; keys of a later version are left out."""
-        document: dict[str, Any] = json.loads(encoded)
-        return cls(**{key: document[key] for key in cls.__slots__})
 
 
 @dataclass(slots=True)
@@ -397,7 +361,7 @@ class Filing:
             with self._store.content(receipt.path, receipt.start) as encoded:
                 sha256 = hashlib.sha256(encoded).hexdigest()
                 size_bytes = len(encoded) + receipt.start
-                header = _header(encoded, receipt)
+                header = header_of(encoded, receipt)
         except OSError as error:
             # gone, or on a bad sector: it must hold up no other
             fields = {"path": receipt.path, "reason": error.strerror}
@@ -442,20 +406,3 @@ class Filing:
         if self._journal.may_forget(sequence):
             self._store.sync_names()  # until then the journal is what knows of the renames
             self._journal.forget(sequence)
-
-
-def _header(encoded: memoryview, receipt: Receipt) -> InstanceHeader:
-    """Return the whole header, or what was looked at before the answer if that is all there is."""
-    try:
-        return header_from_bytes(encoded, receipt.transfer_syntax_uid)
-    except (UnreadableObjectError, UnfitObjectError) as error:
-        fields = {"reason": str(error), "peer": receipt.peer_name}
-        LOGGER.warning("instance.unreadable", extra=fields)
-    return InstanceHeader(
-        sop_instance_uid=receipt.sop_instance_uid,
-        sop_class_uid=receipt.sop_class_uid,
-        transfer_syntax_uid=receipt.transfer_syntax_uid,
-        modality="",
-        study_instance_uid="",
-        series_instance_uid="",
-    )

@@ -18,9 +18,10 @@ from node import conformance
 from node.config import NodeSection, Peer, Role
 from node.element_reader import PREAMBLE_BYTES, PREFIX
 from node.errors import NodeError, StorageFullError, UnfitObjectError
-from node.filing import Carrier, Filing, Receipt
+from node.filing import Carrier, Filing
 from node.header import scan
 from node.log import IDENTIFIERS
+from node.receipt import Receipt
 from node.storage import ObjectStore, Piece, ReceivedFile
 
 LOGGER = logging.getLogger(__name__)

@@ -31,10 +31,11 @@ from node.index import Index
 from node.index.instances import AssociationOutcome, InstanceBook
 from node.intake import Announcement, IncomingObject, Intake, Session
 from node.journal import Journal
+from node.listener import AssociationServer
 from node.pdu_stream import Command
 from node.storage import ObjectStore
 from node.tls import ServerTls
-from node.transport import AssociationServer, Limits
+from node.transport import Limits
 
 LOGGER = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ import logging
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,8 +92,6 @@ MOST_PIECES = 512
 CLOSING_S = 2.0
 """How long the peer may take to close a connection that is done with."""
 
-BACKLOG = 128
-"""Connections that the system holds until they are accepted."""
 
 _CONGESTED = (2, 3, 1)
 _CONTEXT_NAME_NOT_SUPPORTED = (1, 1, 2)
@@ -118,6 +115,21 @@ class ObjectSink(Protocol):
 
     def abandon(self) -> None:
         """Keep nothing: the data set will not be completed."""
+
+
+class Server(Protocol):
+    """What an association needs of the one that accepted it."""
+
+    ae: AE
+    address: Any
+    contexts: list[PresentationContext]
+    handlers: dict[Any, Any]
+    limits: "Limits"
+    begin_store: Callable[[Association, PresentationContext, Command], ObjectSink]
+    on_refused: Callable[[str], None]
+
+    def forget(self, assoc: "AcceptedAssociation") -> None:
+        """Take an association that has ended from the open ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +174,16 @@ def _names_of(kind: type) -> set[str]:
     return set(dir(kind)) | set(kind.__init__.__code__.co_names)  # type: ignore[misc]
 
 
+def bound_handlers(
+    ae: AE, event_handlers: Sequence[tuple[Any, Callable[[Any], Any]]]
+) -> dict[Any, Any]:
+    """Return what every association gets as its handlers, pynetdicom's own among them."""
+    pattern = Association(ae, MODE_ACCEPTOR)
+    for event, handler in event_handlers:
+        pattern.bind(event, handler)
+    return pattern._handlers
+
+
 class _UpperLayer(DULServiceProvider):
     """Stands where pynetdicom expects its upper layer: sends at once, has no thread of its own."""
 
@@ -204,11 +226,11 @@ class AcceptedAssociation(Association):
     is_requesting = True
     is_admitted = False
 
-    def __init__(self, server: "AssociationServer", line: socket.socket, address: Any) -> None:
+    def __init__(self, server: Server, line: socket.socket, address: Any) -> None:
         super().__init__(server.ae, MODE_ACCEPTOR)
         self.name = f"association {address[0]}:{address[1]}"
         self.daemon = True
-        self._fast_server = server
+        self._listening = server
         self._line = line
         self._stream = PduStream(line, server.limits.silence_s)
         self.dul = _UpperLayer(self, self._stream)
@@ -262,17 +284,17 @@ class AcceptedAssociation(Association):
             try:
                 self._stream.close(CLOSING_S)
             finally:
-                self._fast_server.forget(self)
+                self._listening.forget(self)
 
     def _live(self) -> None:
         stream = self._stream
-        stream.set_deadline(self._fast_server.limits.negotiation_s)
+        stream.set_deadline(self._listening.limits.negotiation_s)
         try:
             self._shake_hands()
             self.requestor.primitive = self._request()
         except (ProtocolError, LineEndedError, TimeoutError):
             if self._has_spoken or stream.has_received:  # a balancer only looks who is there
-                self._fast_server.on_refused(self.requestor.address)
+                self._listening.on_refused(self.requestor.address)
             raise
         refusal = self._refusal()
         if refusal is not None:
@@ -299,7 +321,7 @@ class AcceptedAssociation(Association):
         if not isinstance(self._line, ssl.SSLSocket):
             return
         try:
-            self._line.settimeout(self._fast_server.limits.negotiation_s)
+            self._line.settimeout(self._listening.limits.negotiation_s)
             self._line.do_handshake()
         except OSError as error:
             self._has_spoken = not isinstance(error, ssl.SSLEOFError | ConnectionError)
@@ -397,7 +419,7 @@ class AcceptedAssociation(Association):
     # --- messages ------------------------------------------------------------------------------
 
     def _take_p_data(self, length: int) -> None:
-        if length > self._fast_server.limits.pdu_bytes:
+        if length > self._listening.limits.pdu_bytes:
             raise ProtocolError(INVALID_PARAMETER, "a PDU is longer than was negotiated")
         stream = self._stream
         while length > 0 and not self._kill:  # what pynetdicom was given may have ended it
@@ -437,7 +459,7 @@ class AcceptedAssociation(Association):
             if not self._stream.is_ready_for_data:
                 self._stream.expect_data()
             self._store_request = command
-            self._sink = self._fast_server.begin_store(self, context, command)
+            self._sink = self._listening.begin_store(self, context, command)
         else:
             self._identifier_bytes = 0
             self._hand_on(control, encoded)
@@ -500,140 +522,3 @@ class AcceptedAssociation(Association):
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.abandon()
-
-
-class AssociationServer:
-    """Listens on one address and serves every association in a thread of its own.
-
-    Args:
-        ae: Who is called; its supported contexts are offered.
-        address: Host and port; port 0 lets the system choose.
-        event_handlers: As pynetdicom's `start_server` takes them.
-        limits: Bounds of every association.
-        begin_store: Gives the sink for a C-STORE.
-        may_connect: Whether an address may connect; else its connection is closed unread.
-        on_refused: Called with an address that did not get as far as an association request.
-        secure: Wraps a connection for TLS, without handshake; None for plain TCP.
-
-    Raises:
-        OSError: The address cannot be used.
-    """
-
-    def __init__(
-        self,
-        ae: AE,
-        address: tuple[str, int],
-        event_handlers: Sequence[tuple[Any, Callable[[Any], Any]]],
-        limits: Limits,
-        begin_store: Callable[[Association, PresentationContext, Command], ObjectSink],
-        *,
-        may_connect: Callable[[str], bool] = lambda _address: True,
-        on_refused: Callable[[str], None] = lambda _address: None,
-        secure: Callable[[socket.socket], socket.socket] | None = None,
-    ) -> None:
-        check_pynetdicom()
-        self.ae = ae
-        self.limits = limits
-        self.begin_store = begin_store
-        self.contexts = list(ae.supported_contexts)
-        self._may_connect = may_connect
-        self.on_refused = on_refused
-        self._secure = secure
-        pattern = Association(ae, MODE_ACCEPTOR)
-        for event, handler in event_handlers:
-            pattern.bind(event, handler)
-        self.handlers = pattern._handlers
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._listener = socket.create_server(
-            address, family=family, backlog=BACKLOG, dualstack_ipv6=address[0] == "::"
-        )
-        self.address = self._listener.getsockname()
-        self._lock = threading.Lock()
-        self._open: dict[AcceptedAssociation, None] = {}  # the oldest first
-        self._is_full = False
-        self._is_stopping = False
-        self._thread = threading.Thread(target=self._accept_all, name="scp-accept", daemon=True)
-
-    def start(self) -> int:
-        """Listen; return the port."""
-        self._thread.start()
-        return int(self.address[1])
-
-    def stop(self, within_s: float) -> None:
-        """Listen no longer, and abort what is open.
-
-        An object that is being kept is kept and answered. A peer that takes no answer is cut off
-        after half of the time.
-        """
-        self._is_stopping = True
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(CLOSING_S)
-        self._listener.close()
-        waiting = self.associations()
-        for assoc in waiting:
-            assoc.abort(block=False)
-        for share in (within_s / 2, within_s / 2):
-            deadline_s = time.monotonic() + share
-            for assoc in waiting:
-                if assoc.ident:
-                    assoc.join(max(0.0, deadline_s - time.monotonic()))
-            waiting = [assoc for assoc in waiting if assoc.is_alive()]
-            for assoc in waiting:
-                assoc.cut()
-
-    def associations(self) -> list[AcceptedAssociation]:
-        """Return those that are open, those that still negotiate included."""
-        with self._lock:
-            return list(self._open)
-
-    def forget(self, assoc: AcceptedAssociation) -> None:
-        """Take an association that has ended from the open ones."""
-        with self._lock:
-            self._open.pop(assoc, None)
-
-    def _accept_all(self) -> None:
-        while not self._is_stopping:
-            try:
-                line, address = self._listener.accept()
-            except OSError:
-                if not self._is_stopping:  # no file handle left, say
-                    threading.Event().wait(0.1)
-                continue
-            try:
-                self._accept(line, address)
-            except Exception:
-                LOGGER.exception("association.not_started")
-                line.close()
-
-    def _accept(self, line: socket.socket, address: Any) -> None:
-        if not self._may_connect(address[0]) or not self._has_room():
-            line.close()
-            return
-        try:
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            secured = line if self._secure is None else self._secure(line)
-        except OSError:  # gone already
-            line.close()
-            return
-        assoc = AcceptedAssociation(self, secured, address)
-        with self._lock:
-            self._open[assoc] = None
-        try:
-            assoc.start()
-        except RuntimeError:  # no thread left
-            self.forget(assoc)
-            raise
-
-    def _has_room(self) -> bool:
-        """Tell whether one more may come; for it the longest silent stranger may have to go."""
-        with self._lock:
-            is_full = len(self._open) >= self.limits.connections
-            silent = next((assoc for assoc in self._open if assoc.is_requesting), None)
-        if is_full != self._is_full:
-            self._is_full = is_full
-            if is_full:
-                LOGGER.warning("connections.full", extra={"count": self.limits.connections})
-        if is_full and silent is not None:
-            silent.abort(block=False)
-        return not is_full or silent is not None

@@ -11,12 +11,13 @@ import sqlalchemy as sa
 from pydicom import Dataset, uid
 
 from node.errors import StorageFullError, UnfitObjectError
-from node.filing import BATCH, Carrier, Filing, Receipt
+from node.filing import BATCH, Carrier, Filing
 from node.index import Index
 from node.index.instances import AssociationOutcome, InstanceBook
 from node.index.tables import ASSOCIATIONS, INSTANCES
 from node.intake import Announcement, file_front
 from node.journal import Journal
+from node.receipt import Receipt
 from node.storage import ObjectStore
 from tests.receiving_node import LONG_S, ct, encoded
 
@@ -67,6 +68,10 @@ class Process:
     def rows(self, table: sa.Table = INSTANCES) -> list[Any]:
         with self.index.read() as connection:
             return list(connection.execute(sa.select(table).order_by(table.c.id)).all())
+
+    def journaled(self) -> list[Receipt]:
+        """Return what the journal says, as another process reads it."""
+        return [Receipt.from_bytes(b) for _, b in Journal(self.journal.folder).open(0)]
 
     def files(self) -> list[str]:
         found = [p for p in (self.root / "objects").rglob("*") if p.is_file()]
@@ -121,13 +126,25 @@ def test_unfinished_rename_is_finished(processes: Any) -> None:
     check_filed(recovered(processes), receipts)
 
 
-def test_what_was_not_promised_is_removed(processes: Any) -> None:
-    """Half received, or kept and not yet in the journal: no answer was given."""
+def test_half_an_object_is_removed(processes: Any) -> None:
+    """No answer was given; its sender will send it again."""
     process = recovered(processes)
     (receipt,) = process.promise(ct(1))
     begun = process.store.receive("1.9")
     begun.write([b"half an object"])
     check_filed(recovered(processes), [receipt])
+
+
+def test_whole_object_without_answer_is_filed(processes: Any) -> None:
+    """Killed between the rename and the journal: it is no stray file, and a repetition finds it."""
+    process = recovered(processes)
+    (receipt,) = process.promise(ct(1))
+    unanswered = process.keep(ct(2))
+    process.store.receive("1.9")  # as a killed process leaves it: with spare files
+    process = recovered(processes)
+    check_filed(process, [receipt, unanswered])
+    process.promise(ct(2))
+    check_filed(recovered(processes), [receipt, unanswered])
 
 
 def test_promised_file_that_is_gone_is_told(
@@ -157,6 +174,47 @@ def test_repetition_leaves_one_copy_wherever_the_process_ends(
             recovered(processes)
     assert len(processes().files()) == 2
     check_filed(recovered(processes), [first])
+
+
+def test_repetition_takes_the_place_of_a_copy_that_is_gone(processes: Any) -> None:
+    """A damaged disk lost the file: who sends it again mends that."""
+    process = recovered(processes)
+    (first,) = process.promise(ct(1))
+    process = recovered(processes)
+    process.store.read_path(first.path).unlink()
+    (second,) = process.promise(ct(1))
+    check_filed(recovered(processes), [second])
+
+
+def test_unreadable_file_holds_up_no_start(
+    processes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bad sector, say: it is told, the node starts and files the rest."""
+    process = recovered(processes)
+    receipts = process.promise(ct(1), ct(2))
+    path = process.store.read_path(receipts[0].path)
+    path.unlink()
+    path.mkdir()
+    process = recovered(processes)
+    assert [row.path for row in process.rows()] == [receipts[1].path]
+    assert [r for r in caplog.records if r.message == "instance.lost"]
+
+
+def test_sender_waits_for_a_stuck_database_but_not_for_ever(
+    processes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the backlog: refused for now, whoever comes is sent away, and stop is not held up."""
+    monkeypatch.setattr("node.filing.BACKLOG", 2)
+    monkeypatch.setattr("node.filing.LONGEST_WAIT_S", 0.2)
+    process = recovered(processes)
+    carrier = Carrier()
+    for number in range(2):
+        process.filing.promise(process.keep(ct(number)), carrier)
+    receipt = process.keep(ct(2))
+    with pytest.raises(StorageFullError, match="wait for the database"):
+        process.filing.promise(receipt, carrier)
+    assert "wait for the database" in process.filing.why_closed()
+    assert [r.sop_instance_uid for r in process.journaled()] == [f"1.2.826.0.1.{n}" for n in (0, 1)]
 
 
 def test_segments_are_forgotten_when_filed(processes: Any) -> None:

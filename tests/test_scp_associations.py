@@ -1,13 +1,17 @@
 """Associations over real sockets: who gets one, how they end, what is recorded and logged."""
 
+import errno
 import io
 import json
 import logging
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,8 @@ from node.config import NodeSection, Peer, Role
 from node.errors import DeliveryError, NodeError
 from node.index.tables import ASSOCIATIONS, INSTANCES
 from node.log import configure_logging
+from node.scp import WRITING_GRACE_S
+from node.storage import ROOM_LOOKED_AT_S, DiskCalls, DiskRoom
 from tests import nodes
 from tests.receiving_node import (
     LONG_S,
@@ -127,6 +133,52 @@ def test_too_many_associations_are_rejected_for_now(tmp_path: Path) -> None:
             assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
             assert status_of(first, encoded(ct()), ct()) == 0x0000
         node.wait_for_outcomes("released")
+
+
+def test_silent_strangers_keep_nobody_out(tmp_path: Path) -> None:
+    """Connections that say nothing: the longest silent gives way to who comes."""
+    section = NodeSection(port=0, max_associations=1, negotiation_timeout_s=LONG_S)
+    with running(tmp_path, section=section) as node:
+        silent = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(60)]
+        with associated(node) as assoc:
+            assert status_of(assoc, encoded(ct()), ct()) == 0x0000
+        for line in silent:
+            line.close()
+
+
+def test_nobody_comes_in_when_the_judgement_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pynetdicom goes on after a handler that raised; the door stays closed all the same."""
+    is_broken = threading.Event()
+
+    def room(path: Path) -> DiskRoom:
+        if is_broken.is_set():
+            raise PermissionError(errno.EACCES, "no")
+        return DiskCalls().room(path)
+
+    with running(tmp_path, disk=replace(DiskCalls(), room=room)) as node:
+        is_broken.set()
+        time.sleep(ROOM_LOOKED_AT_S)
+        with associated(node, "STRANGER", "OTHER") as assoc:
+            answer: Any = assoc.acceptor.primitive
+            assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)
+        is_broken.clear()
+        with associated(node) as assoc:
+            assert status_of(assoc, encoded(ct()), ct()) == 0x0000
+    assert [r for r in caplog.records if r.message == "association.not_judged"]
+
+
+def test_stop_ends_a_sender_that_does_not_wait(tmp_path: Path) -> None:
+    """Objects come without pause, before the answers: what is begun is kept, no more is taken."""
+    with running(tmp_path) as node, associated(node) as assoc:
+        assert status_of(assoc, encoded(ct(0)), ct(0)) == 0x0000
+        for number in range(1, 200):
+            ask(assoc, encoded(ct(number)), ct(number))
+        began = time.monotonic()
+        node.scp.stop()
+        assert time.monotonic() - began < WRITING_GRACE_S
+        assert len(node.objects()) == len(node.rows(INSTANCES)) < 200
 
 
 def test_idle_association_is_closed(tmp_path: Path) -> None:
