@@ -80,7 +80,9 @@ Encoded = bytes | bytearray | memoryview | mmap.mmap
 """An encoded data set; of a mapped file only the pages of the header are touched."""
 
 
-def read_elements(encoded: Encoded, transfer_syntax_uid: str, wanted: Wanted) -> Attributes:
+def read_elements(
+    encoded: Encoded, transfer_syntax_uid: str, wanted: Wanted, *, size_bytes: int | None = None
+) -> Attributes:
     """Return the wanted values of a data set.
 
     Looks into the sequences of which something within is kept, and into those of undefined length,
@@ -90,16 +92,21 @@ def read_elements(encoded: Encoded, transfer_syntax_uid: str, wanted: Wanted) ->
         encoded: The data set, without file meta information.
         transfer_syntax_uid: How it is encoded.
         wanted: Made by `wanted_elements`.
+        size_bytes: Length of the data set, if `encoded` is only its beginning. What lies behind
+            that beginning is not looked at: if anything must be, the data set cannot be parsed.
 
     Raises:
         UnreadableObjectError: It cannot be parsed, ends early, or is beyond a limit.
     """
     layout = _layout_of(transfer_syntax_uid)
+    if layout.is_deflated and size_bytes is not None:
+        raise UnreadableObjectError("a beginning cannot be inflated")
     content = Inflated(encoded) if layout.is_deflated else encoded
     if not len(content):
         raise UnreadableObjectError("the data set is empty")
     values: Values = {}
-    _Steps(content, layout, _Room()).whole(wanted, values)
+    end = len(content) if size_bytes is None else size_bytes
+    _Steps(content, layout, _Room()).whole(end, wanted, values)
     return Attributes(values, is_little_endian=layout.is_little_endian)
 
 
@@ -119,7 +126,7 @@ def encoded_from_file(path: Path) -> tuple[str, bytes]:
     end = _behind_file_meta(content, start)
     meta: Values = {}
     _Steps(content[start:end], _layout_of(uid.ExplicitVRLittleEndian), _Room()).whole(
-        _FILE_META, meta
+        end - start, _FILE_META, meta
     )
     syntax = uid_of(meta, "TransferSyntaxUID")
     if not syntax:
@@ -232,10 +239,10 @@ class _Steps:
         self._item = _unpacking(layout.item, content)
         self._length = _unpacking(layout.length, content)
 
-    def whole(self, wanted: Wanted, values: Values) -> None:
-        """Step over all of the content."""
+    def whole(self, end: int, wanted: Wanted, values: Values) -> None:
+        """Step over all of a data set that ends there."""
         try:
-            self._elements(0, len(self._content), wanted, values, is_open=False, depth=0)
+            self._elements(0, end, wanted, values, is_open=False, depth=0)
         except struct.error as error:
             raise UnreadableObjectError("the data set ends within an element") from error
 
@@ -328,6 +335,8 @@ class _Steps:
         if found.is_open or size_bytes > LONGEST_VALUE_BYTES:
             raise UnreadableObjectError(f"element {self._name(found.tag)} is too long")
         value = bytes(self._content[found.start : found.stop])
+        if len(value) != size_bytes:
+            raise UnreadableObjectError(f"the data set ends within element {self._name(found.tag)}")
         if known is None or value not in known:
             self._room.keep(VALUE_COST_BYTES + size_bytes)
         return value

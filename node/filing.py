@@ -189,7 +189,7 @@ class Filing:
         Raises:
             StorageFullError: The disk refuses.
         """
-        with self._store.refusals():
+        with self._store.refusals:
             self._journal.make_ready()
         self._store.make_ready()
         self._thread.start()
@@ -206,7 +206,7 @@ class Filing:
 
         if len(self._queue) >= BACKLOG:
             self._wait_for_room()
-        with self._store.refusals():
+        with self._store.refusals:
             self._journal.append(receipt.to_bytes(), queue)
         self._last_promise_s = time.monotonic()
         if self._is_idle:

@@ -139,7 +139,9 @@ class ScannedObject:
     patient_birth_date: str = field(default="", repr=False)
 
 
-def scan(encoded: Encoded, transfer_syntax_uid: str) -> ScannedObject:
+def scan(
+    encoded: Encoded, transfer_syntax_uid: str, *, size_bytes: int | None = None
+) -> ScannedObject:
     """Make every check of a data set whose outcome its sender is told, quickly.
 
     Looks at the top level only: sequences of defined length are stepped over. What is damaged
@@ -149,12 +151,13 @@ def scan(encoded: Encoded, transfer_syntax_uid: str) -> ScannedObject:
     Args:
         encoded: The data set, without file meta information.
         transfer_syntax_uid: How it is encoded.
+        size_bytes: Length of the data set, if `encoded` is only its beginning; see `read_elements`.
 
     Raises:
         UnreadableObjectError: It cannot be parsed, or ends early.
         UnfitObjectError: It lacks what its SOP class demands; every lack is named.
     """
-    found = read_elements(encoded, transfer_syntax_uid, _SCANNED)
+    found = read_elements(encoded, transfer_syntax_uid, _SCANNED, size_bytes=size_bytes)
     _require_fit(found)
     return ScannedObject(
         sop_class_uid=found.uid("SOPClassUID"),

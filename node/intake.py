@@ -17,9 +17,9 @@ from datetime import datetime
 from node import conformance
 from node.config import NodeSection, Peer, Role
 from node.element_reader import PREAMBLE_BYTES, PREFIX
-from node.errors import NodeError, StorageFullError, UnfitObjectError
+from node.errors import NodeError, StorageFullError, UnfitObjectError, UnreadableObjectError
 from node.filing import Carrier, Filing
-from node.header import scan
+from node.header import ScannedObject, scan
 from node.log import IDENTIFIERS
 from node.receipt import Receipt
 from node.storage import ObjectStore, Piece, ReceivedFile
@@ -28,6 +28,9 @@ LOGGER = logging.getLogger(__name__)
 
 ERROR_COMMENT_CHARACTERS = 64
 """Longest Error Comment (0000,0902), VR LO."""
+
+HEAD_BYTES = 8 << 10
+"""Of a data set this much is kept in memory to look through; it rarely takes more."""
 
 _MIB = 1 << 20
 
@@ -38,6 +41,7 @@ class Session:
 
     Attributes:
         opened_at: ISO 8601.
+        identifiers: Of the patient of its latest object, for the log's mask.
         token: Names it in the journal.
         counts: `refused` objects and `echoes`; of kept objects the carrier knows.
     """
@@ -48,6 +52,7 @@ class Session:
     opened_at: str
     started_s: float = field(default_factory=time.monotonic)
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    identifiers: tuple[str, ...] = field(default=(), repr=False)
     is_established: bool = False
     is_connection_lost: bool = False
     objects: int = 0
@@ -102,7 +107,7 @@ class IncomingObject:
         self._announced = announced
         self._file: ReceivedFile | None = None
         self._refusal: tuple[int, str] | None = None
-        self._front = b""
+        self._front = self._head = b""
         self._start = 0
         session.objects += 1
         with self._refusing():
@@ -124,6 +129,10 @@ class IncomingObject:
         """Take the next bytes; after a refusal they are let pass."""
         if self._file is None:
             return
+        for piece in pieces:
+            if len(self._head) == HEAD_BYTES:
+                break
+            self._head += bytes(piece[: HEAD_BYTES - len(self._head)])
         with self._refusing():
             self._file.write(pieces if self._file.size_bytes else [self._front, *pieces])
             if self._file.size_bytes - self._start > self._intake.limits.max_object_mib * _MIB:
@@ -150,9 +159,11 @@ class IncomingObject:
 
     def _keep(self, file: ReceivedFile) -> None:
         announced, session = self._announced, self._session
-        with file.content(self._start) as content:
-            found = scan(content, announced.transfer_syntax_uid)
-        IDENTIFIERS.remember(found.patient_name, found.patient_id, found.patient_birth_date)
+        found = self._scanned(file)
+        identifiers = found.patient_name, found.patient_id, found.patient_birth_date
+        if identifiers != session.identifiers:
+            IDENTIFIERS.remember(*identifiers)
+            session.identifiers = identifiers
         if found.sop_class_uid != announced.context_class_uid:
             raise UnfitObjectError("SOP class differs from the presentation context")
         if found.sop_class_uid != announced.sop_class_uid:
@@ -177,6 +188,14 @@ class IncomingObject:
         self._intake.filing.promise(receipt, session.carrier)
         self._intake.store.note_recovery()
         session.size_bytes += file.size_bytes - self._start
+
+    def _scanned(self, file: ReceivedFile) -> ScannedObject:
+        syntax, size_bytes = self._announced.transfer_syntax_uid, file.size_bytes - self._start
+        try:
+            return scan(self._head, syntax, size_bytes=size_bytes)
+        except UnreadableObjectError:  # or more must be looked at than the beginning
+            with file.content(self._start) as content:
+                return scan(content, syntax)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:

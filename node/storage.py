@@ -134,7 +134,7 @@ class ReceivedFile:
             self._store.require_room()
             self._looked_at_bytes = self.size_bytes
         size_bytes = sum(map(len, pieces))
-        with self._store.refusals():
+        with self._store.refusals:
             written = self._store.disk.write_pieces(self._descriptor, pieces)
             if written < size_bytes:
                 self._write_rest(memoryview(b"".join(pieces))[written:])
@@ -157,7 +157,7 @@ class ReceivedFile:
             StorageFullError: The disk refuses. Nothing is left behind.
         """
         try:
-            with self._store.refusals():
+            with self._store.refusals:
                 self._store.disk.sync(self._descriptor)
                 self._close()
                 self._store.disk.rename(self._spare, f"{self._store.root}/{self.path}")
@@ -190,6 +190,7 @@ class ObjectStore:
     Attributes:
         root: The data folder.
         disk: The system calls in use.
+        refusals: For `with`; errors of a full or failing disk within become ours.
 
     Raises:
         StorageFullError: The folder cannot be made or written.
@@ -214,6 +215,7 @@ class ObjectStore:
         self._min_free_bytes = min_free_bytes
         self._min_free_share = min_free_share
         self._stock = _Stock(self)
+        self.refusals = Refusals(self)
         self._failed_at_s: float | None = None
         self._room_seen_at_s = -ROOM_LOOKED_AT_S
         try:
@@ -234,7 +236,7 @@ class ObjectStore:
             StorageFullError: No room, or the disk refuses.
         """
         self.require_room()
-        with self.refusals():
+        with self.refusals:
             return ReceivedFile(self, self._stock.take(), sop_instance_uid)
 
     def make_ready(self) -> None:
@@ -247,7 +249,7 @@ class ObjectStore:
             self.require_room()
             failed_at_s = self._failed_at_s
             if failed_at_s is not None and time.monotonic() - failed_at_s > PROBE_S:
-                with self.refusals():
+                with self.refusals:
                     self._probe()
             elif failed_at_s is not None:
                 return "the disk refused to write"
@@ -264,7 +266,7 @@ class ObjectStore:
         now_s = time.monotonic()
         if now_s - self._room_seen_at_s < ROOM_LOOKED_AT_S:
             return
-        with self.refusals():
+        with self.refusals:
             room = self.disk.room(self.root)
         floor_bytes = max(self._min_free_bytes, self._min_free_share * room.total_bytes)
         if room.free_bytes < floor_bytes:
@@ -274,18 +276,11 @@ class ObjectStore:
             )
         self._room_seen_at_s = now_s
 
-    @contextmanager
-    def refusals(self) -> Iterator[None]:
-        """Turn the errors of a full or failing disk into ours, and remember that it failed."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _REFUSALS:
-                raise
-            if self._failed_at_s is None:
-                LOGGER.warning("disk.refuses", extra={"reason": os.strerror(error.errno or 0)})
-            self._failed_at_s = time.monotonic()
-            raise _refusal(error) from error
+    def note_failure(self, error: OSError) -> None:
+        """Remember that the disk failed, and tell it once."""
+        if self._failed_at_s is None:
+            LOGGER.warning("disk.refuses", extra={"reason": os.strerror(error.errno or 0)})
+        self._failed_at_s = time.monotonic()
 
     def read_path(self, relative: str) -> Path:
         """Return where a file of the store lies.
@@ -384,6 +379,21 @@ class ObjectStore:
 
     def _object_folders(self) -> list[Path]:
         return [self._objects / f"{number:02x}" for number in range(256)]
+
+
+class Refusals:
+    """Turns the errors of a full or failing disk into ours, and remembers that it failed."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            self._store.note_failure(error)
+            raise _refusal(error) from error
 
 
 class _Stock:

@@ -16,6 +16,7 @@ from pydicom.encaps import encapsulate
 from node.element_reader import encoded_from_file
 from node.errors import NodeError, UnfitObjectError, UnreadableObjectError
 from node.header import InstanceHeader, header_from_bytes, header_from_file, scan
+from tests import receiving_node
 from tests.header_objects import (
     SYNTAXES,
     encoded,
@@ -382,3 +383,22 @@ def test_real_headers_agree_with_pydicom(real_data: Path) -> None:
         assert header.rows == ds.get("Rows")
         if header.modality in ("CT", "MR"):
             assert header.position_mm == tuple(float(x) for x in ds.ImagePositionPatient)
+
+
+def test_beginning_of_a_data_set_is_enough_or_is_refused() -> None:
+    """Receiving looks at what it holds in memory first, and must be told no less for that."""
+    ds = receiving_node.ct(SeriesDescription="x" * 60)
+    whole = receiving_node.encoded(ds)
+    pixels = len(whole) - len(ds.PixelData)
+    expected = scan(whole, uid.ExplicitVRLittleEndian)
+    for size in (*range(1, pixels + 20), len(whole)):
+        try:
+            found = scan(whole[:size], uid.ExplicitVRLittleEndian, size_bytes=len(whole))
+        except UnreadableObjectError:
+            assert size < pixels
+        else:
+            assert found == expected
+            assert size >= pixels
+    for wrong in (len(whole) - 2, len(whole) + 2):
+        with pytest.raises(UnreadableObjectError):
+            scan(whole[:pixels], uid.ExplicitVRLittleEndian, size_bytes=wrong)
