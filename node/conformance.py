@@ -218,8 +218,11 @@ def _association_policies(config: Config) -> str:
         ("calling AE title and address belong to no configured peer, or its certificate is not "
          "the peer's", permanent, user, "3 calling AE title"),
         ("the user identity is not the peer's", permanent, "2 ACSE provider", "1 no reason"),
-        ("the node is stopping, or its disk has no room or is out of order", transient,
-         presentation, "1 temporary congestion"),
+        ("the application context name is not DICOM's", permanent, user,
+         "2 application context name"),
+        ("the protocol version is not 1", permanent, "2 ACSE provider", "2 protocol version"),
+        ("the node is stopping, its disk has no room or is out of order, or too many objects wait "
+         "for its database", transient, presentation, "1 temporary congestion"),
         ("too many associations, of this peer or in all", transient, presentation,
          "2 local limit"),
     ]  # fmt: skip
@@ -233,6 +236,9 @@ def _association_policies(config: Config) -> str:
         f"{node.negotiation_timeout_s:g} s, an association without traffic is aborted after "
         f"{node.network_timeout_s:g} s. A connection is closed unread while its address has had "
         f"more than {node.max_rejections_per_minute} rejections within the last minute.\n\n"
+        "What is no association request is answered with an A-ABORT of the service user (PS3.8 "
+        "9.2.3, AA-1), what has no place in an association with one of the service provider: "
+        "reason 1 unrecognised PDU, 2 unexpected PDU, 6 invalid PDU parameter value.\n\n"
         "**An aborted association** (A-ABORT, A-P-ABORT, connection lost, time-out) undoes "
         "nothing and completes nothing: every object that was answered with success stays, an "
         "object that was not answered may or may not have been kept, and the case waits until "
