@@ -263,21 +263,19 @@ class InstanceBook:
 
         Our own objects change nothing. Begin with 0.
         """
-        new = INSTANCES.alias()
-        is_new = (new.c.id > instance_row_id) & ~new.c.is_ours
-        touches = (
-            (INSTANCES.c.id == new.c.id)
-            | ((new.c.referenced_series != "") & (INSTANCES.c.series == new.c.referenced_series))
-            | (INSTANCES.c.referenced_series == new.c.series)
-        )
-        keys = (
-            sa.select(INSTANCES.c.patient_key).distinct().where(sa.exists().where(is_new, touches))
-        )
+        columns = INSTANCES.c.patient_key, INSTANCES.c.series, INSTANCES.c.referenced_series
+        is_new = (INSTANCES.c.id > instance_row_id) & ~INSTANCES.c.is_ours
         with self._index.read() as connection:
             newest = connection.scalar(sa.select(sa.func.max(INSTANCES.c.id))) or 0
-            if newest <= instance_row_id:
-                return set(), max(newest, instance_row_id)
-            return set(connection.scalars(keys)), newest
+            new = connection.execute(sa.select(*columns).distinct().where(is_new)).all()
+            keys = {row.patient_key for row in new}
+            # by their own indexes: in one condition they would have the whole table looked through
+            drawn_on = {row.referenced_series for row in new} - {""}
+            keys |= _patients_with(connection, INSTANCES.c.series, drawn_on)
+            keys |= _patients_with(
+                connection, INSTANCES.c.referenced_series, {row.series for row in new}
+            )
+        return keys, max(newest, instance_row_id)
 
     def looked_row(self) -> int:
         """Return up to which instance row the cases were brought up to date."""
@@ -420,6 +418,19 @@ def _note_filed(connection: sa.Connection, node_run: str, sequence: int) -> None
     update = FILED.update().where(FILED.c.node_run == node_run).values(sequence=sequence)
     if not connection.execute(update).rowcount:
         connection.execute(FILED.insert().values(node_run=node_run, sequence=sequence))
+
+
+def _patients_with(
+    connection: sa.Connection, column: sa.Column[str], values: Iterable[str]
+) -> set[str]:
+    """Return the patients who have an instance with one of the values."""
+    return {
+        key
+        for some in _chunks(sorted(values))
+        for key in connection.scalars(
+            sa.select(INSTANCES.c.patient_key).distinct().where(column.in_(some))
+        )
+    }
 
 
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
