@@ -19,15 +19,10 @@ from node.config import Peer, Role, TlsSection
 from node.delivery import InstanceOutcome, echo, send_instances
 from node.errors import DeliveryError
 from tests.authority import Authority, Certified
+from tests.nodes import free_port
 from tests.receiving_node import ct
 
 LONG_S = 20.0
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -66,7 +61,7 @@ def storescp(
 ) -> Iterator[int]:
     """Run DCMTK's storescp over TLS, which wants a certificate of its caller."""
     folder.mkdir()
-    port = unused_port()
+    port = free_port()
     command = [
         program, "+tls", own.key, own.certificate, "+cf", trusted, *options,
         "-aet", "TPS", "-od", folder, str(port),
@@ -267,7 +262,7 @@ def test_peer_that_stalls_in_the_handshake_is_given_up(settings: TlsSection) -> 
 
 def test_peer_that_is_away_is_told_as_ever(settings: TlsSection) -> None:
     """No TLS is blamed for a connection that was never made."""
-    check_told(peer_at(unused_port()), settings, "does not accept connections", "firewall")
+    check_told(peer_at(free_port()), settings, "does not accept connections", "firewall")
 
 
 def test_peer_cannot_be_called_without_files_of_our_own(

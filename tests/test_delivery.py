@@ -33,6 +33,7 @@ from node.delivery import (
 )
 from node.errors import DeliveryError, UnfitObjectError, UnreadableObjectError
 from node.receiver import ALL_STORAGE_CLASSES, Fault, Rejection, StandInReceiver
+from tests.nodes import free_port
 
 SENT = InstanceOutcome.SENT
 WARNED = InstanceOutcome.WARNED
@@ -85,12 +86,6 @@ def write_objects(folder: Path, count: int, *, syntax: str = ExplicitVRLittleEnd
 
 def peer_at(port: int, ae_title: str = "TPS", host: str = "127.0.0.1") -> Peer:
     return Peer(name="tps", ae_title=ae_title, host=host, port=port, roles=(Role.RECEIVE,))
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def check_outcomes(
@@ -393,7 +388,7 @@ def test_send_and_echo_report_a_peer_that_is_away(tmp_path: Path) -> None:
     """Nobody listens: worth another attempt."""
     (path,) = write_objects(tmp_path, 1)
     check_error(
-        peer_at(unused_port()),
+        peer_at(free_port()),
         path,
         is_retryable=True,
         words="does not accept connections",
@@ -463,7 +458,7 @@ def test_send_refuses_a_file_that_is_no_dicom(tmp_path: Path, content: bytes) ->
 
 def test_send_of_nothing_calls_nobody() -> None:
     """An empty batch needs no association."""
-    assert send_instances(peer_at(unused_port()), "HILUM", [], timeout_s=1.0) == ()
+    assert send_instances(peer_at(free_port()), "HILUM", [], timeout_s=1.0) == ()
 
 
 def test_send_refuses_a_file_that_is_gone(tmp_path: Path) -> None:
@@ -640,7 +635,7 @@ def _storescp(
 ) -> Iterator[int]:
     """Run DCMTK's storescp until the end of the block."""
     folder.mkdir()
-    port = unused_port()
+    port = free_port()
     command = [peer_program("storescp"), *options, "-od", str(folder), str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

@@ -35,17 +35,12 @@ from node.doctor_machine import (
     check_sync,
 )
 from node.receiver import Rejection, StandInReceiver
+from tests.nodes import free_port
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 PATIENCE_S = 3.0
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def config_with(*peers: Peer, **node: object) -> Config:
@@ -82,7 +77,7 @@ def test_everything_is_in_order_when_it_is(tmp_path: Path) -> None:
         config = config_with(
             peer_with(receiver.port, Role.RECEIVE),
             data=tmp_path / "data",
-            port=unused_port(),
+            port=free_port(),
             min_free_mib=1.0,
             compute_memory_mib=64.0,
             max_associations=2,
@@ -188,7 +183,7 @@ def test_clock_names_its_time_zone() -> None:
 
 def test_port_is_free() -> None:
     """Nobody listens there."""
-    config = config_with(port=unused_port())
+    config = config_with(port=free_port())
     check_finding(port_check(config), "ok", "is free")
 
 
@@ -272,7 +267,7 @@ def test_protocol_without_a_destination() -> None:
 @pytest.mark.parametrize(("role", "status"), [(Role.SEND, "warn"), (Role.RECEIVE, "fail")])
 def test_peer_that_is_away(role: Role, status: str) -> None:
     """A sender may sleep; a receiver that sleeps gets nothing."""
-    check = check_peer(peer_with(unused_port(), role), "HILUM", PATIENCE_S)
+    check = check_peer(peer_with(free_port(), role), "HILUM", PATIENCE_S)
     check_finding(check, status, "does not accept connections", "firewall")
 
 

@@ -24,17 +24,12 @@ from node.config import NodeSection, Peer, Role
 from node.delivery import InstanceOutcome, echo, send_instances
 from node.errors import DeliveryError, NodeError
 from tests.authority import Authority, Certified
+from tests.nodes import free_port
 from tests.receiving_node import LONG_S, Node, ct, running
 
 pytestmark = pytest.mark.peers
 
 ASSOCIATE_AC, ASSOCIATE_RJ, ABORT = 2, 3, 7
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -205,7 +200,7 @@ def test_peer_with_a_certificate_cannot_come_in_plain(
 ) -> None:
     """Both listeners are open; AE title and address do not replace the certificate."""
     peer = scanner_peer(certificate=str(scanner.certificate))
-    port = unused_port()
+    port = free_port()
     with encrypted_node(tmp_path, authority, peer, tls={"require": False, "port": port}) as node:
         plain = [peer_program("echoscu"), "-aet", "CT1", "-aec", "HILUM", "127.0.0.1"]
         told = subprocess.run(
@@ -220,7 +215,7 @@ def test_plain_listener_is_closed_when_tls_is_required(
     tmp_path: Path, authority: Authority
 ) -> None:
     """`require` means that nobody talks to the node in plain text."""
-    port = unused_port()
+    port = free_port()
     with (
         encrypted_node(tmp_path, authority, port=port),
         pytest.raises(ConnectionRefusedError),
@@ -438,7 +433,7 @@ def orthanc(
     program: str, folder: Path, own: Certified, authority: Authority, node_port: int
 ) -> Iterator[tuple[int, Callable[..., Any]]]:
     """Run Orthanc with TLS in both directions; yield its DICOM port and a caller of its REST."""
-    dicom_port, http_port = unused_port(), unused_port()
+    dicom_port, http_port = free_port(), free_port()
     folder.mkdir()
     settings = {
         "DicomPort": dicom_port,
