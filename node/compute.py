@@ -30,7 +30,7 @@ from handlers.registration import RegistrationSettings
 from handlers.report import metrics_document
 from handlers.values import Finding, Severity
 from node.compute_job import METRICS_FILE, OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome
-from node.storage import sync_folder
+from node.disk import sync_folder
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that this process gets when its parent dies."""

@@ -16,13 +16,14 @@ from datetime import datetime
 
 from node import conformance
 from node.config import NodeSection, Peer, Role
+from node.disk import Piece
 from node.element_reader import PREAMBLE_BYTES, PREFIX
 from node.errors import NodeError, StorageFullError, UnfitObjectError, UnreadableObjectError
 from node.filing import Carrier, Filing
 from node.header import ScannedObject, scan
 from node.log import IDENTIFIERS
 from node.receipt import Receipt
-from node.storage import ObjectStore, Piece, ReceivedFile
+from node.storage import ObjectStore, ReceivedFile
 
 LOGGER = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from node.storage import DiskCalls
+from node.disk import DiskCalls
 
 SEGMENT_BYTES = 8 << 20
 """Room of a segment; an entry takes some hundred bytes."""

@@ -9,26 +9,29 @@ lost of the rename in a power cut is told by the journal (`ObjectStore.finish_re
 `ReceivedFile` first.
 """
 
-import errno
 import hashlib
 import logging
-import mmap
 import os
-import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from node.disk import (
+    FILE_MODE,
+    NEW_FILE,
+    REFUSALS,
+    DiskCalls,
+    Piece,
+    mapped,
+    refusal,
+)
 from node.errors import StorageFullError
+from node.spare_files import Spare, SpareFiles
 
 LOGGER = logging.getLogger(__name__)
-
-SPARE_FILES = 64
-"""How many spare files are made at a time, for one sync of their folder; two such lots are kept."""
 
 ROOM_LOOKED_AT_S = 0.05
 """How long what was seen of the disk's free room is believed."""
@@ -38,14 +41,6 @@ PROBE_S = 1.0
 
 ROOM_CHECK_BYTES = 16 << 20
 """After so many bytes of one object the free room is looked at again."""
-
-_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
-"""Errors of a disk that is full or fails: time or the operator must act."""
-
-_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_FILE_MODE = 0o640
-
-Piece = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,46 +58,6 @@ class StoredFile:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class DiskRoom:
-    """Size of a file system and what of it is free, in bytes."""
-
-    free_bytes: int
-    total_bytes: int
-
-
-def sync_folder(path: Path) -> None:
-    """Bring the names in a folder to stable storage: what was renamed stays renamed."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _room(path: Path) -> DiskRoom:
-    found = os.statvfs(path)
-    return DiskRoom(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
-
-
-@dataclass(frozen=True, slots=True)
-class DiskCalls:
-    """The calls on which durability rests; tests put failing or recording ones in their place."""
-
-    write: Callable[[int, Piece], int] = os.write
-    write_pieces: Callable[[int, Sequence[Piece]], int] = os.writev
-    sync: Callable[[int], None] = os.fdatasync
-    rename: Callable[[Path | str, Path | str], None] = os.replace
-    sync_directory: Callable[[Path], None] = sync_folder
-    room: Callable[[Path], DiskRoom] = _room
-
-
-@dataclass(frozen=True, slots=True)
-class _Spare:
-    path: Path
-    descriptor: int
-
-
 class ReceivedFile:
     """An object on its way to the disk: `write` what comes, then `keep`, or else `discard`.
 
@@ -114,7 +69,7 @@ class ReceivedFile:
         size_bytes: What was written.
     """
 
-    def __init__(self, store: "ObjectStore", spare: "_Spare", sop_instance_uid: str) -> None:
+    def __init__(self, store: "ObjectStore", spare: Spare, sop_instance_uid: str) -> None:
         name = hashlib.sha256(f"{sop_instance_uid}\n{spare.path.name}".encode()).hexdigest()
         self.spare = f"{ObjectStore.SPARE}/{spare.path.parent.name}/{spare.path.name}"
         self.path = f"{ObjectStore.OBJECTS}/{name[:2]}/{name}.dcm"
@@ -147,7 +102,7 @@ class ReceivedFile:
     @contextmanager
     def content(self, start: int) -> Iterator[memoryview]:
         """Give what was written, from a place on, for a block; pages are read as they are used."""
-        with _mapped(self._descriptor, self.size_bytes, start) as found:
+        with mapped(self._descriptor, self.size_bytes, start) as found:
             yield found
 
     def keep(self) -> None:
@@ -214,7 +169,7 @@ class ObjectStore:
         self._objects = root / self.OBJECTS
         self._min_free_bytes = min_free_bytes
         self._min_free_share = min_free_share
-        self._stock = _Stock(self)
+        self._stock = SpareFiles(self.spare_folders(), self.disk)
         self.refusals = Refusals(self)
         self._failed_at_s: float | None = None
         self._room_seen_at_s = -ROOM_LOOKED_AT_S
@@ -224,7 +179,7 @@ class ObjectStore:
             for made in (self._spare_folder, self._objects, root, root.parent):
                 self.disk.sync_directory(made)
         except OSError as error:
-            raise _refusal(error) from error
+            raise refusal(error) from error
 
     def receive(self, sop_instance_uid: str) -> ReceivedFile:
         """Return a file to write an object into.
@@ -304,7 +259,7 @@ class ObjectStore:
         """
         descriptor = os.open(self.read_path(relative), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with _mapped(descriptor, os.fstat(descriptor).st_size, start) as found:
+            with mapped(descriptor, os.fstat(descriptor).st_size, start) as found:
                 yield found
         finally:
             os.close(descriptor)
@@ -358,7 +313,7 @@ class ObjectStore:
 
     def _probe(self) -> None:
         path = self.spare_folders()[0] / uuid.uuid4().hex
-        descriptor = os.open(path, _NEW_FILE, _FILE_MODE)
+        descriptor = os.open(path, NEW_FILE, FILE_MODE)
         try:
             self.disk.write(descriptor, b"\0")
             self.disk.sync(descriptor)
@@ -391,111 +346,6 @@ class Refusals:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
+        if isinstance(error, OSError) and error.errno in REFUSALS:
             self._store.note_failure(error)
-            raise _refusal(error) from error
-
-
-class _Stock:
-    """Spare files, made ahead by a thread; safe for many threads."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self._changed = threading.Condition()
-        self._spares: deque[_Spare] = deque()
-        self._lots = 0
-        self._failure: OSError | None = None
-        self._is_wanted = False
-        self._is_closed = False
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Begin to make spare files."""
-        self._thread = threading.Thread(target=self._run, name="spare-files", daemon=True)
-        self._thread.start()
-
-    def take(self) -> _Spare:
-        """Return a spare file; wait for it if need be.
-
-        Raises:
-            OSError: None can be made.
-        """
-        with self._changed:
-            if self._thread is None:
-                self.start()
-            while True:
-                if len(self._spares) <= SPARE_FILES and not self._is_wanted:
-                    self._is_wanted = True
-                    self._changed.notify_all()
-                if self._spares:
-                    return self._spares.popleft()
-                self._changed.wait_for(lambda: self._spares or not self._is_wanted)
-                if self._failure is not None:
-                    failure, self._failure = self._failure, None
-                    raise failure
-
-    def close(self) -> None:
-        """Remove what is in stock."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-        while self._spares:
-            _remove(self._spares.popleft())
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_wanted or self._is_closed)
-                if self._is_closed:
-                    return
-            made, failure = self._made_lot()
-            with self._changed:
-                self._spares += made
-                self._failure = failure
-                self._is_wanted = False
-                self._changed.notify_all()
-
-    def _made_lot(self) -> tuple[list[_Spare], OSError | None]:
-        folders = self._store.spare_folders()
-        folder = folders[self._lots % len(folders)]
-        self._lots += 1
-        made: list[_Spare] = []
-        try:
-            for _ in range(SPARE_FILES):
-                path = folder / uuid.uuid4().hex
-                made.append(_Spare(path, os.open(path, _NEW_FILE, _FILE_MODE)))
-            self._store.disk.sync_directory(folder)
-        except OSError as error:
-            for spare in made:
-                _remove(spare)
-            return [], error
-        return made, None
-
-
-@contextmanager
-def _mapped(descriptor: int, size_bytes: int, start: int) -> Iterator[memoryview]:
-    if size_bytes <= start:
-        yield memoryview(b"")
-        return
-    with mmap.mmap(descriptor, size_bytes, access=mmap.ACCESS_READ) as mapped:
-        whole = memoryview(mapped)
-        part = whole[start:]
-        try:
-            yield part
-        finally:
-            part.release()
-            whole.release()
-
-
-def _remove(spare: _Spare) -> None:
-    os.close(spare.descriptor)
-    spare.path.unlink(missing_ok=True)
-
-
-def _refusal(error: OSError) -> StorageFullError:
-    return StorageFullError(
-        f"the disk refuses to write: {os.strerror(error.errno or 0)}",
-        hint="look at the disk's room, quota and health, then let the sender try again",
-    )
+            raise refusal(error) from error

@@ -19,6 +19,7 @@ from dbos import DBOS, SetWorkflowID
 from node.compute_job import OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome, summary_lines
 from node.config import Config, Peer
 from node.delivery import InstanceDelivery, InstanceOutcome, send_instances
+from node.disk import sync_folder
 from node.errors import (
     ComputeError,
     DeliveryError,
@@ -29,7 +30,6 @@ from node.errors import (
 from node.index.deliveries import DeliveryBook, DeliveryKey
 from node.index.runs import RevisionKey, RunBook
 from node.index.states import DeliveryState
-from node.storage import sync_folder
 from node.supervise import ChildProcesses
 
 LOGGER = logging.getLogger(__name__)

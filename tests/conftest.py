@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.authority import Authority
+
 
 def _absent(what: str) -> None:
     """Fail where a test must not be skipped (CI), skip with the reason elsewhere."""
@@ -30,6 +32,12 @@ def peer_program() -> Callable[[str], str]:
         return str(path)
 
     return find
+
+
+@pytest.fixture
+def authority(tmp_path: Path, peer_program: Callable[[str], str]) -> Authority:
+    """Return one who issues certificates."""
+    return Authority(tmp_path / "authority", peer_program("openssl"))
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,12 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from node.config import Config, NodeSection, Peer, Role, TlsSection
+from node.disk import DiskCalls
 from node.element_reader import encoded_from_file
 from node.index import Index
 from node.index.tables import ASSOCIATIONS, INSTANCES
 from node.scp import StoreScp
-from node.storage import DiskCalls, ObjectStore
+from node.storage import ObjectStore
 
 PEERS = (
     Peer(name="ct", ae_title="CT1", host="127.0.0.1", roles=(Role.SEND,)),

@@ -26,11 +26,6 @@ LONG_S = 20.0
 
 
 @pytest.fixture
-def authority(tmp_path: Path, peer_program: Callable[[str], str]) -> Authority:
-    return Authority(tmp_path / "authority", peer_program("openssl"))
-
-
-@pytest.fixture
 def settings(authority: Authority) -> TlsSection:
     return authority.settings(authority.issue("hilum"))
 

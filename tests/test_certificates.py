@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,6 @@ from node.certificates import (
 )
 from node.config import Peer, Role
 from tests.authority import Authority
-
-
-@pytest.fixture
-def authority(tmp_path: Path, peer_program: Callable[[str], str]) -> Authority:
-    return Authority(tmp_path / "authority", peer_program("openssl"))
 
 
 @pytest.mark.peers

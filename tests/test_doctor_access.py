@@ -1,6 +1,5 @@
 """The doctor on certificates, keys, passcodes and the encrypted port: each fit and unfit."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,6 @@ from tests.receiving_node import running
 NOW = datetime.now(UTC) + timedelta(hours=1)
 """The certificates of these tests are made after this line is read."""
 PATIENCE_S = 5.0
-
-
-@pytest.fixture
-def authority(tmp_path: Path, peer_program: Callable[[str], str]) -> Authority:
-    return Authority(tmp_path / "authority", peer_program("openssl"))
 
 
 def peer(**changes: Any) -> Peer:

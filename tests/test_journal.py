@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from node.disk import DiskCalls
 from node.journal import Journal
-from node.storage import DiskCalls
 
 
 def opened(folder: Path, disk: DiskCalls | None = None, segment_bytes: int = 4096) -> Journal:

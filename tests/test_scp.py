@@ -16,9 +16,10 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from node import conformance
 from node.config import NodeSection
+from node.disk import DiskCalls, DiskRoom
 from node.element_reader import encoded_from_file
 from node.index.tables import INSTANCES
-from node.storage import ROOM_LOOKED_AT_S, DiskCalls, DiskRoom
+from node.storage import ROOM_LOOKED_AT_S
 from tests.receiving_node import (
     Node,
     answer_to,

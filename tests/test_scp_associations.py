@@ -24,11 +24,12 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 
 from node.association import open_association
 from node.config import NodeSection, Peer, Role
+from node.disk import DiskCalls, DiskRoom
 from node.errors import DeliveryError, NodeError
 from node.index.tables import ASSOCIATIONS, INSTANCES
 from node.log import configure_logging
 from node.scp import WRITING_GRACE_S
-from node.storage import ROOM_LOOKED_AT_S, DiskCalls, DiskRoom
+from node.storage import ROOM_LOOKED_AT_S
 from tests import nodes
 from tests.receiving_node import (
     LONG_S,
@@ -412,3 +413,54 @@ def test_dcmtk_echoes(
 ) -> None:
     """The reason for a rejection is what the other side's administrator reads."""
     assert expected in dcmtk(peer_program("echoscu"), node, titles=titles)
+
+
+def test_other_pynetdicom_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fast transport rests on private names: another version is told at the start."""
+    node = Node(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("pynetdicom.__version__", "9.9")
+        with pytest.raises(NodeError, match=r"needs pynetdicom 3\.0\.4, found 9\.9") as caught:
+            node.scp.start()
+        assert 'node.transport = "plain"' in caught.value.hint
+    node.index.close()
+    other = Node(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.delattr("pynetdicom.association.Association._serve_request")
+        with pytest.raises(NodeError, match=r"without Association\._serve_request"):
+            other.scp.start()
+    other.index.close()
+
+
+def test_limit_of_one_peer_leaves_room_for_others(tmp_path: Path) -> None:
+    """`max_associations_per_peer`: the second of one peer is rejected for now, not the other's."""
+    section = NodeSection(port=0, max_associations_per_peer=1)
+    with running(tmp_path, section=section) as node, associated(node, "CT1") as first:
+        with associated(node, "CT1") as second:
+            answer: Any = second.acceptor.primitive
+            assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 2)
+        with associated(node, "MR1") as other:
+            assert other.is_established
+        assert status_of(first, encoded(ct()), ct()) == 0x0000
+
+
+def test_address_that_is_rejected_too_often_is_shut_out(tmp_path: Path) -> None:
+    """`max_rejections_per_minute`: beyond it a connection is closed unread."""
+    section = NodeSection(port=0, max_rejections_per_minute=2)
+    with running(tmp_path, section=section) as node:
+        for _ in range(3):
+            with associated(node, "STRANGER") as assoc:
+                assert assoc.is_rejected
+        with socket.create_connection(("127.0.0.1", node.port)) as line:
+            line.settimeout(LONG_S)
+            assert line.recv(1) == b""
+
+
+def test_announced_pdu_size_is_that_of_the_configuration(tmp_path: Path) -> None:
+    """`max_pdu_bytes` is what peers are told (PS3.8 D.1.1)."""
+    section = NodeSection(port=0, max_pdu_bytes=20_000)
+    with running(tmp_path, section=section) as node, associated(node) as assoc:
+        assert assoc.acceptor.maximum_length == 20_000
+        assert status_of(assoc, encoded(ct()), ct()) == 0x0000

@@ -33,11 +33,6 @@ ASSOCIATE_AC, ASSOCIATE_RJ, ABORT = 2, 3, 7
 
 
 @pytest.fixture
-def authority(tmp_path: Path, peer_program: Callable[[str], str]) -> Authority:
-    return Authority(tmp_path / "authority", peer_program("openssl"))
-
-
-@pytest.fixture
 def scanner(authority: Authority) -> Certified:
     return authority.issue("scanner")
 

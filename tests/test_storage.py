@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from node.disk import DiskCalls, DiskRoom
 from node.errors import StorageFullError
-from node.storage import PROBE_S, ROOM_LOOKED_AT_S, SPARE_FILES, DiskCalls, DiskRoom, ObjectStore
+from node.spare_files import SPARE_FILES
+from node.storage import PROBE_S, ROOM_LOOKED_AT_S, ObjectStore
 
 FRONT = b"\0" * 128 + b"DICM" + b"meta"
 UID = "1.2.826.0.1"
@@ -88,6 +90,18 @@ def test_spare_files_are_made_ahead(tmp_path: Path) -> None:
     assert len(paths) == 3 * SPARE_FILES
     store.close()
     assert [p for p in (tmp_path / "spare").rglob("*") if p.is_file()] == []
+
+
+def test_closed_stock_lets_nobody_wait(tmp_path: Path) -> None:
+    """Who asks while the node stops is told, and does not hang; what was begun can be finished."""
+    store = ObjectStore(tmp_path, 0)
+    begun = store.receive(UID)
+    store.close()
+    with pytest.raises(OSError, match="stopping"):
+        store.receive(UID)
+    begun.write([FRONT])
+    begun.keep()
+    assert written(tmp_path) == [begun.path]
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a\0b", "x" * 300, "1.2.3/../4"])

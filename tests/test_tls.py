@@ -94,11 +94,6 @@ def listening(settings: TlsSection, handshake_s: float = HANDSHAKE_S) -> Iterato
         listener.stop()
 
 
-@pytest.fixture
-def authority(tmp_path: Path, peer_program: Callable[[str], str]) -> Authority:
-    return Authority(tmp_path / "authority", peer_program("openssl"))
-
-
 def told_by_openssl(
     authority: Authority, port: int, caller: Certified | None, *options: str, said: str = ""
 ) -> str:

@@ -1,0 +1,78 @@
+"""The system calls on which durability rests, and the errors of a disk that is full or fails."""
+
+import errno
+import mmap
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.errors import StorageFullError
+
+REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""Errors of a disk that is full or fails: time or the operator must act."""
+
+NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+FILE_MODE = 0o640
+"""How files of patients are made: new ones only, and not for everybody."""
+
+Piece = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRoom:
+    """Size of a file system and what of it is free, in bytes."""
+
+    free_bytes: int
+    total_bytes: int
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to stable storage: what was renamed stays renamed."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _room(path: Path) -> DiskRoom:
+    found = os.statvfs(path)
+    return DiskRoom(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCalls:
+    """The calls on which durability rests; tests put failing or recording ones in their place."""
+
+    write: Callable[[int, Piece], int] = os.write
+    write_pieces: Callable[[int, Sequence[Piece]], int] = os.writev
+    sync: Callable[[int], None] = os.fdatasync
+    rename: Callable[[Path | str, Path | str], None] = os.replace
+    sync_directory: Callable[[Path], None] = sync_folder
+    room: Callable[[Path], DiskRoom] = _room
+
+
+@contextmanager
+def mapped(descriptor: int, size_bytes: int, start: int) -> Iterator[memoryview]:
+    """Give a file from a place on, for a block; pages are read as they are used."""
+    if size_bytes <= start:
+        yield memoryview(b"")
+        return
+    with mmap.mmap(descriptor, size_bytes, access=mmap.ACCESS_READ) as file:
+        whole = memoryview(file)
+        part = whole[start:]
+        try:
+            yield part
+        finally:
+            part.release()
+            whole.release()
+
+
+def refusal(error: OSError) -> StorageFullError:
+    """Return our error for one of the disk's."""
+    return StorageFullError(
+        f"the disk refuses to write: {os.strerror(error.errno or 0)}",
+        hint="look at the disk's room, quota and health, then let the sender try again",
+    )

@@ -1,0 +1,115 @@
+"""Empty, open files whose names are on stable storage, made ahead of need by a thread."""
+
+import errno
+import os
+import threading
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.disk import FILE_MODE, NEW_FILE, DiskCalls
+
+SPARE_FILES = 64
+"""How many spare files are made at a time, for one sync of their folder; two such lots are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """One spare file; whoever takes it closes its descriptor."""
+
+    path: Path
+    descriptor: int
+
+
+class SpareFiles:
+    """A stock of spare files; safe for many threads.
+
+    Args:
+        folders: Where they are made, in turn: making some must not hold up renaming others.
+        disk: The system calls to use.
+    """
+
+    def __init__(self, folders: Sequence[Path], disk: DiskCalls) -> None:
+        self._folders = folders
+        self._disk = disk
+        self._changed = threading.Condition()
+        self._spares: deque[Spare] = deque()
+        self._lots = 0
+        self._failure: OSError | None = None
+        self._is_wanted = False
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to make spare files."""
+        self._thread = threading.Thread(target=self._run, name="spare-files", daemon=True)
+        self._thread.start()
+
+    def take(self) -> Spare:
+        """Return a spare file; wait for it if need be.
+
+        Raises:
+            OSError: None can be made, or the stock is closed.
+        """
+        with self._changed:
+            if self._thread is None:
+                self.start()
+            while True:
+                if len(self._spares) <= SPARE_FILES and not self._is_wanted:
+                    self._is_wanted = True
+                    self._changed.notify_all()
+                if self._spares:
+                    return self._spares.popleft()
+                if self._is_closed:
+                    raise OSError(errno.ESHUTDOWN, "the node is stopping")
+                self._changed.wait_for(
+                    lambda: self._spares or not self._is_wanted or self._is_closed
+                )
+                if self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    raise failure
+
+    def close(self) -> None:
+        """Remove what is in stock."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        while self._spares:
+            _remove(self._spares.popleft())
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_wanted or self._is_closed)
+                if self._is_closed:
+                    return
+            made, failure = self._made_lot()
+            with self._changed:
+                self._spares += made
+                self._failure = failure
+                self._is_wanted = False
+                self._changed.notify_all()
+
+    def _made_lot(self) -> tuple[list[Spare], OSError | None]:
+        folder = self._folders[self._lots % len(self._folders)]
+        self._lots += 1
+        made: list[Spare] = []
+        try:
+            for _ in range(SPARE_FILES):
+                path = folder / uuid.uuid4().hex
+                made.append(Spare(path, os.open(path, NEW_FILE, FILE_MODE)))
+            self._disk.sync_directory(folder)
+        except OSError as error:
+            for spare in made:
+                _remove(spare)
+            return [], error
+        return made, None
+
+
+def _remove(spare: Spare) -> None:
+    os.close(spare.descriptor)
+    spare.path.unlink(missing_ok=True)
