@@ -17,7 +17,7 @@ from datetime import datetime
 
 from node.element_reader import encoded_from_file
 from node.errors import StorageFullError, UnfitObjectError, UnreadableObjectError
-from node.header import header_from_bytes
+from node.header import InstanceHeader, header_from_bytes
 from node.index.instances import Added, Arrival, AssociationOutcome, InstanceBook
 from node.journal import Journal
 from node.log import IDENTIFIERS
@@ -65,6 +65,8 @@ class _Promised:
     sequence: int
     receipt: Receipt
     carrier: Carrier
+    header: InstanceHeader | None = None
+    """Where it was read already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +196,22 @@ class Filing:
         self._store.make_ready()
         self._thread.start()
 
-    def promise(self, receipt: Receipt, carrier: Carrier) -> None:
+    def promise(
+        self, receipt: Receipt, carrier: Carrier, header: InstanceHeader | None = None
+    ) -> None:
         """Return when an object that is on stable storage will be filed, whatever happens.
+
+        Args:
+            receipt: What the journal is to say of it.
+            carrier: The association that brought it.
+            header: Its header, if it was read already.
 
         Raises:
             StorageFullError: The journal cannot be written; the object is not promised.
         """
 
         def queue(sequence: int) -> None:
-            self._queue.append(_Promised(sequence, receipt, carrier))
+            self._queue.append(_Promised(sequence, receipt, carrier, header))
 
         if len(self._queue) >= BACKLOG:
             self._wait_for_room()
@@ -361,7 +370,7 @@ class Filing:
             with self._store.content(receipt.path, receipt.start) as encoded:
                 sha256 = hashlib.sha256(encoded).hexdigest()
                 size_bytes = len(encoded) + receipt.start
-                header = header_of(encoded, receipt)
+                header = promised.header or header_of(encoded, receipt)
         except OSError as error:
             # gone, or on a bad sector: it must hold up no other
             fields = {"path": receipt.path, "reason": error.strerror}

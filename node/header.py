@@ -50,6 +50,18 @@ _WANTED = wanted_elements(
     RegistrationSequence="FrameOfReferenceUID",
     DeformableRegistrationSequence="SourceFrameOfReferenceUID",
 )
+REFERRING_CLASSES = frozenset(
+    {
+        uid.RTStructureSetStorage,
+        uid.RTDoseStorage,
+        uid.RTPlanStorage,
+        uid.RTIonPlanStorage,
+        uid.SpatialRegistrationStorage,
+        uid.DeformableSpatialRegistrationStorage,
+    }
+)
+"""Their sequences join the objects of a case: damaged there, an object is of use to nobody."""
+
 _CT_CLASSES = (
     uid.CTImageStorage,
     uid.EnhancedCTImageStorage,

@@ -1,6 +1,6 @@
 """One C-STORE, from its command to the promise that the object survives a power cut.
 
-Streams the data set into a file, looks through its top level, and answers with a status: success
+Streams the data set into a file, looks it through, and answers with a status: success
 only when file and journal entry are on stable storage. Knows no sockets, and what a case is not.
 """
 
@@ -20,7 +20,13 @@ from node.disk import Piece
 from node.element_reader import PREAMBLE_BYTES, PREFIX
 from node.errors import NodeError, StorageFullError, UnfitObjectError, UnreadableObjectError
 from node.filing import Carrier, Filing
-from node.header import ScannedObject, scan
+from node.header import (
+    REFERRING_CLASSES,
+    InstanceHeader,
+    ScannedObject,
+    header_from_bytes,
+    scan,
+)
 from node.log import IDENTIFIERS
 from node.receipt import Receipt
 from node.storage import ObjectStore, ReceivedFile
@@ -186,11 +192,16 @@ class IncomingObject:
             received_at=self._intake.clock().isoformat(),
         )
         file.keep()
-        self._intake.filing.promise(receipt, session.carrier)
+        header = found if isinstance(found, InstanceHeader) else None
+        self._intake.filing.promise(receipt, session.carrier, header)
         self._intake.store.note_recovery()
         session.size_bytes += file.size_bytes - self._start
 
-    def _scanned(self, file: ReceivedFile) -> ScannedObject:
+    def _scanned(self, file: ReceivedFile) -> ScannedObject | InstanceHeader:
+        """Look the data set through: its top level, and where that joins objects, all of it."""
+        if self._announced.sop_class_uid in REFERRING_CLASSES:
+            with file.content(self._start) as content:
+                return header_from_bytes(content, self._announced.transfer_syntax_uid)
         syntax, size_bytes = self._announced.transfer_syntax_uid, file.size_bytes - self._start
         try:
             return scan(self._head, syntax, size_bytes=size_bytes)

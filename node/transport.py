@@ -71,10 +71,10 @@ PYNETDICOM = "3.0.4"
 """The version whose private names these are."""
 
 _NAMES = {
-    Association: "_abort_blocking _serve_request _server _accepted_cx _sent_abort _kill",
-    ACSE: "negotiate_association send_release",
-    DIMSEServiceProvider: "receive_primitive get_msg",
-    DULServiceProvider: "send_pdu receive_pdu stop_dul kill_dul to_user_queue event_queue",
+    Association: "_abort_blocking _serve_request _accepted_cx _handlers _sent_abort _kill",
+    ACSE: "negotiate_association send_release send_reject",
+    DIMSEServiceProvider: "receive_primitive get_msg cancel_req message",
+    DULServiceProvider: "send_pdu stop_dul event_queue",
 }
 
 LONGEST_REQUEST_BYTES = 256 << 10

@@ -20,6 +20,7 @@ from node.disk import DiskCalls, DiskRoom
 from node.element_reader import encoded_from_file
 from node.index.tables import INSTANCES
 from node.storage import ROOM_LOOKED_AT_S
+from tests.header_objects import structure_set
 from tests.receiving_node import (
     Node,
     answer_to,
@@ -304,3 +305,18 @@ def test_nested_garbage_is_kept_and_told(node: Node, caplog: pytest.LogCaptureFi
     assert (row.sop_instance_uid, row.modality) == (ds.SOPInstanceUID, "")
     assert node.store.read_path(row.path).read_bytes().endswith(broken)
     assert [r for r in caplog.records if r.message == "instance.unreadable"]
+
+
+def test_structure_set_that_is_damaged_inside_is_refused(node: Node) -> None:
+    """What joins objects to a case is looked into before the answer: its sender is told."""
+    ds = structure_set()
+    raw = encoded(ds)
+    place = raw.index(b"\x06\x30\x20\x00SQ") + 12  # StructureSetROISequence
+    broken = raw[:place] + b"\xff" * 8 + raw[place + 8 :]
+    with associated(node, sop_classes=(uid.RTStructureSetStorage,)) as assoc:
+        answer = answer_to(assoc, broken, ds)
+        assert answer.Status == 0xC000
+        assert "whole items" in str(answer.ErrorComment)
+        assert status_of(assoc, raw, ds) == 0x0000
+    (row,) = node.rows(INSTANCES)
+    assert (row.sop_instance_uid, row.modality) == (ds.SOPInstanceUID, "RTSTRUCT")
