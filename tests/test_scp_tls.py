@@ -18,7 +18,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, evt
 
 from node.config import NodeSection, Peer, Role
 from node.delivery import InstanceOutcome, echo, send_instances
@@ -376,6 +376,20 @@ def test_certificate_is_renewed_under_an_open_association(
         assoc.release()
         node.wait_for_outcomes("released", "released")
         assert len(node.objects()) == 3
+
+
+def test_stop_tells_an_encrypted_peer(
+    tmp_path: Path, authority: Authority, scanner: Certified
+) -> None:
+    """A-ABORT by the service user arrives inside the encryption, not a broken connection."""
+    with encrypted_node(tmp_path, authority) as node:
+        with associated_over_tls(node, scanner, authority) as (assoc, _):
+            told: list[Any] = []
+            assoc.bind(evt.EVT_PDU_RECV, lambda event: told.append(event.pdu))
+            node.scp.stop()
+            assoc.join(LONG_S)
+        assert [type(pdu).__name__ for pdu in told] == ["A_ABORT_RQ"]
+        assert (told[0].source, told[0].reason_diagnostic) == (0, 0)
 
 
 def test_node_does_not_start_without_its_certificate(tmp_path: Path, authority: Authority) -> None:
