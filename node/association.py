@@ -121,7 +121,7 @@ class PeerConnection(AssociationSocket):
             self.socket.close()
 
 
-class _CallingEntity(AE):
+class CallingEntity(AE):
     """An application entity that calls one peer over a `PeerConnection`."""
 
     connection: PeerConnection
@@ -185,7 +185,7 @@ def open_association(
             hint=f"complete [[peer]] {peer.name} in the configuration",
             is_retryable=False,
         )
-    ae = _CallingEntity(ae_title=calling_ae)
+    ae = CallingEntity(ae_title=calling_ae)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = timeout_s
     ae.network_timeout = None  # the caller may take its time between two instances
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
