@@ -287,6 +287,89 @@ class ResampledMr:
     registration: Registration
 
 
+class MoveCause(StrEnum):
+    """Because of what a part of a target's surface moved."""
+
+    VESSEL = "vessel"
+    DUCT = "duct"
+    BOWEL = "bowel"
+    ORGAN = "organ"
+    FAT = "fat"
+    GAS = "gas"
+    OTHER_TISSUE = "other tissue"
+    TARGET_SIGNAL = "target signal"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeChange:
+    """What one cause took from a target, or gave to it.
+
+    Attributes:
+        cause: `target signal` for what was added.
+        structure: ROI name of the contoured structure, or how a found one is called; empty where
+            only the signal tells.
+        removed_cm3: Drawn before, no more.
+        added_cm3: Not drawn before.
+    """
+
+    cause: MoveCause
+    structure: str
+    removed_cm3: float
+    added_cm3: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VoxelField:
+    """A number per voxel on a part of the CT's grid.
+
+    Attributes:
+        geometry: The part, cropped from the CT's grid.
+        start: Slice, row and column of the CT at which it begins.
+        values: float32, shape of `geometry`.
+    """
+
+    geometry: Geometry
+    start: tuple[int, int, int]
+    values: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        _lock(self, "values", np.float32, self.geometry)
+
+    @property
+    def block(self) -> tuple[slice, slice, slice]:
+        """Where it lies in an array of the CT's shape."""
+        z, y, x = (
+            slice(begin, begin + size)
+            for begin, size in zip(self.start, self.geometry.shape, strict=True)
+        )
+        return z, y, x
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SurfaceMoves:
+    """Where the drawn surface went, point by point.
+
+    Attributes:
+        points_mm: On the drawn surface, evenly spread; LPS mm in the CT's frame, shape (n, 3).
+        displacement_mm: Signed distance from there to the refined surface, shape (n,): positive
+            where it lies outside of the drawn one.
+        causes: Because of what, one for each point; None where it did not move.
+    """
+
+    points_mm: Points
+    displacement_mm: npt.NDArray[np.float64]
+    causes: tuple[MoveCause | None, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.points_mm)
+        if self.points_mm.shape != (count, 3) or len(self.displacement_mm) != count:
+            raise ValueError("points and displacements of a surface must go together")
+        if len(self.causes) != count:
+            raise ValueError("every point of a surface needs a cause or None")
+        self.points_mm.setflags(write=False)
+        self.displacement_mm.setflags(write=False)
+
+
 class TargetStatus(StrEnum):
     """What became of a target's contour."""
 
@@ -303,16 +386,49 @@ class Refinement:
         refined: The proposed target on the CT grid.
         reasons: Why it abstained, or what was done, in sentences.
         numbers: Figures behind the answer (unit in the name).
+        level: Whose zero level is the refined surface, finer than the voxels: above zero in the
+            voxels of `refined`, below it in all others. None with `abstained`.
+        probability: How much each voxel around belongs to the target, 0 to 1, not calibrated; None
+            where the MR was not looked at.
+        moves: Of the drawn surface; None with `abstained`.
+        changes: Volumes by cause, largest first.
+        confidence: How far the proposal can be trusted, 0 to 1; None with `abstained`.
+        found: Structures that nobody contoured, found around the target, by proposed ROI name.
     """
 
     status: TargetStatus
     refined: Mask | None
     reasons: tuple[str, ...]
     numbers: Mapping[str, float] = field(default_factory=dict)
+    level: VoxelField | None = None
+    probability: VoxelField | None = None
+    moves: SurfaceMoves | None = None
+    changes: tuple[VolumeChange, ...] = ()
+    confidence: float | None = None
+    found: Mapping[str, Mask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.refined is None) != (self.status is TargetStatus.ABSTAINED):
             raise ValueError("a refined target has a mask, an abstention has none")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DerivedTarget:
+    """A further ROI made from a target by the protocol: a combination, or a target with a margin.
+
+    Attributes:
+        name: TG-263 name of the new ROI, at most 16 characters, unique in the structure set.
+        interpreted_type: `GTV`, `CTV` or `PTV`.
+        mask: Its voxels on the CT grid; never empty.
+        description: How it was made, in a sentence for people.
+        level: As in `Refinement`, or None: the border of the mask is traced.
+    """
+
+    name: str
+    interpreted_type: str
+    mask: Mask
+    description: str
+    level: VoxelField | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -326,6 +442,7 @@ class TargetResult:
         refined_roi_name: TG-263 name of the new ROI, or None.
         metrics: Refined against drawn: named figures, unit in the name; empty after an abstention.
         organ_distances_mm: Smallest distance from the final target to each other ROI, by ROI name.
+        derived: What else the protocol asks to be made from it.
     """
 
     source_roi: Roi
@@ -334,6 +451,7 @@ class TargetResult:
     refined_roi_name: str | None
     metrics: Mapping[str, float]
     organ_distances_mm: Mapping[str, float]
+    derived: tuple[DerivedTarget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
