@@ -3,16 +3,17 @@
 Reads no clock: the caller passes one in, as it passes the function that is told which step begins.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
 from handlers.contour_metrics import compare, smallest_distance_mm
 from handlers.daily_position import daily_position, organs_of_the_day
+from handlers.derived import DerivedRule, TargetVersions, derive
 from handlers.errors import InputRejectedError
+from handlers.neighbours import settle
 from handlers.refinement import RefinementSettings, refine
 from handlers.registration import RegistrationSettings, register_frame
+from handlers.roi_names import matches, refined_name
 from handlers.sampling import mask_from_roi, resample
 from handlers.values import (
     Case,
@@ -31,11 +32,25 @@ from handlers.values import (
     TargetStatus,
 )
 
-ROI_NAME_LENGTH = 16
-"""Longest ROI name that every TPS keeps (AAPM TG-263)."""
+SWITCHED_OFF = "switched off by the protocol"
+"""Why a target is left alone that the protocol does not want refined."""
 
-REFINED_SUFFIX = "_CT1MR1"
-"""TG-263: the imaging that a target was drawn on, planning CT and MR together."""
+
+@dataclass(frozen=True, slots=True)
+class TargetSwitch:
+    """What holds for the targets of some names.
+
+    Attributes:
+        pattern: ROI name pattern, ignoring case.
+        is_refined: False: the target is measured and reported, never changed.
+        max_outward_mm: Instead of the refinement's own; None: as it is.
+        max_inward_mm: Likewise.
+    """
+
+    pattern: str
+    is_refined: bool = True
+    max_outward_mm: float | None = None
+    max_inward_mm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +61,32 @@ class Settings:
         target_patterns: ROI name patterns, ignoring case; the first that matches any ROI decides.
         registration: Settings of the registration.
         refinement: Settings of the refinement.
+        targets: Switches for single targets; the first that fits a target holds.
+        derived: Further ROIs to make from each target, in order.
+        review: As in `CaseResult`.
     """
 
     target_patterns: tuple[str, ...]
     registration: RegistrationSettings = field(default_factory=RegistrationSettings)
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
+    targets: tuple[TargetSwitch, ...] = ()
+    derived: tuple[DerivedRule, ...] = ()
+    review: frozenset[str] = frozenset()
+
+    def of_target(self, name: str) -> RefinementSettings | None:
+        """Return how to refine the target of that ROI name; None: not at all."""
+        for switch in self.targets:
+            if matches(name, [switch.pattern]):
+                if not switch.is_refined:
+                    return None
+                outward, inward = switch.max_outward_mm, switch.max_inward_mm
+                usual = self.refinement
+                return replace(
+                    usual,
+                    max_outward_mm=usual.max_outward_mm if outward is None else outward,
+                    max_inward_mm=usual.max_inward_mm if inward is None else inward,
+                )
+        return self.refinement
 
 
 def run(
@@ -98,12 +134,9 @@ def run(
         if image.series_instance_uid in registration.series_uids
     )
     watch.begin("refinement")
-    refinements = {
-        roi: refine(mask, case.ct, resampled, organs, settings.refinement)
-        for roi, mask in drawn.items()
-    }
+    refinements, settled_findings = _refined(case, drawn, resampled, organs, settings)
     watch.begin("metrics")
-    targets = _measured(case, drawn, refinements, organs)
+    targets, derived_findings = _measured(case, drawn, refinements, organs, settings.derived)
     positions, position_findings = _daily_positions(case, registrations, targets)
     watch.end()
     return CaseResult(
@@ -119,10 +152,13 @@ def run(
             *case.findings,
             *findings,
             *_verdicts(case, registrations, targets),
+            *settled_findings,
+            *derived_findings,
             *position_findings,
         ),
         timing_s=watch.spent_s,
         daily_positions=positions,
+        review=settings.review,
     )
 
 
@@ -135,9 +171,8 @@ def find_targets(
         InputRejectedError: No ROI name matches, or no matching ROI can be used.
     """
     rois = case.structure_set.rois
-    matching = next(
-        (found for pattern in patterns if (found := [r for r in rois if _matches(r, pattern)])), []
-    )
+    by_pattern = ([roi for roi in rois if matches(roi.name, [each])] for each in patterns)
+    matching = next((found for found in by_pattern if found), [])
     if not matching:
         names = ", ".join(repr(roi.name) for roi in rois)
         raise InputRejectedError(
@@ -157,10 +192,6 @@ def find_targets(
             problems, hint="mend the structure set in the TPS and send it again"
         )
     return drawn, tuple(Finding("target.unusable", Severity.WARNING, text) for text in problems)
-
-
-def _matches(roi: Roi, pattern: str) -> bool:
-    return fnmatchcase(roi.name.casefold(), pattern.casefold())
 
 
 def _drawn_mask(case: Case, roi: Roi) -> tuple[str, Mask | None]:
@@ -234,54 +265,61 @@ def _daily_positions(
     return positions, tuple(findings)
 
 
+def _refined(
+    case: Case,
+    drawn: Mapping[Roi, Mask],
+    mr: Sequence[ResampledMr],
+    organs: Mapping[str, Mask],
+    settings: Settings,
+) -> tuple[dict[Roi, Refinement], tuple[Finding, ...]]:
+    """Return what is proposed for each target, no two overlapping anew."""
+    # a target that could not be used, or that other protocols would choose, is no organ either
+    barring = {
+        name: mask for name, mask in organs.items() if not matches(name, settings.target_patterns)
+    }
+    refinements = {}
+    for roi, mask in drawn.items():
+        own = settings.of_target(roi.name)
+        if own is None:
+            numbers = {"drawn_cm3": mask.volume_cm3}
+            refinements[roi] = Refinement(TargetStatus.ABSTAINED, None, (SWITCHED_OFF,), numbers)
+        else:
+            refinements[roi] = refine(mask, case.ct, mr, barring, own)
+    return settle(drawn, refinements, {roi: roi.name for roi in drawn})
+
+
 def _measured(
     case: Case,
     drawn: Mapping[Roi, Mask],
     refinements: Mapping[Roi, Refinement],
     organs: Mapping[str, Mask],
-) -> tuple[TargetResult, ...]:
+    rules: Sequence[DerivedRule],
+) -> tuple[tuple[TargetResult, ...], tuple[Finding, ...]]:
     taken = {roi.name.casefold() for roi in case.structure_set.rois}
+    names: dict[Roi, str | None] = dict.fromkeys(drawn)
+    # refined targets choose their names before any further ROI does
+    for roi in drawn:
+        if refinements[roi].refined is not None:
+            names[roi] = refined_name(roi.name, taken)
+            taken.add(str(names[roi]).casefold())
     results = []
+    findings: list[Finding] = []
     for roi, mask in drawn.items():
-        refinement = refinements[roi]
-        name = None
-        metrics: dict[str, float] = {}
-        final = mask
-        if refinement.refined is not None:
-            name = refined_name(roi.name, taken)
-            taken.add(name.casefold())
-            metrics = compare(mask, refinement.refined)
-            final = refinement.refined
+        refined = refinements[roi].refined
+        final = mask if refined is None else refined
         distances = {
             organ: smallest_distance_mm(final, other)
             for organ, other in organs.items()
             if other.inside.any()
         }
-        results.append(TargetResult(roi, mask, refinement, name, metrics, distances))
-    return tuple(results)
-
-
-def refined_name(source: str, taken: set[str]) -> str:
-    """Return the TG-263 name of a refined target: at most 16 characters, unique ignoring case.
-
-    Args:
-        source: Name of the drawn ROI.
-        taken: Case-folded names that are in use.
-
-    Example:
-        >>> refined_name("GTVn", {"gtvn"})
-        'GTVn_CT1MR1'
-        >>> refined_name("GTV Mass (primary)", {"gtvmasspr_ct1mr1"})
-        'GTVMassp1_CT1MR1'
-    """
-    stem = re.sub(r"[^A-Za-z0-9^+-]", "", source) or "Target"
-    number = ""
-    while True:
-        room = ROI_NAME_LENGTH - len(REFINED_SUFFIX) - len(number)
-        name = f"{stem[:room]}{number}{REFINED_SUFFIX}"
-        if name.casefold() not in taken:
-            return name
-        number = str(int(number or "0") + 1)
+        versions = TargetVersions(roi, mask, refinements[roi], names[roi])
+        derived, noticed = derive(versions, rules, organs, taken)
+        metrics = {} if refined is None else compare(mask, refined)
+        results.append(
+            TargetResult(roi, mask, refinements[roi], names[roi], metrics, distances, derived)
+        )
+        findings += noticed
+    return tuple(results), tuple(findings)
 
 
 def _verdicts(
@@ -333,4 +371,4 @@ class _Watch:
             self._step = ""
 
 
-__all__ = ["Settings", "find_targets", "refined_name", "run", "series_by_frame"]
+__all__ = ["Settings", "TargetSwitch", "find_targets", "run", "series_by_frame"]

@@ -7,12 +7,14 @@ design: scripts depend on them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from handlers.surface_figures import MOVED_MM, surface_figures
 from handlers.values import (
     CaseResult,
     Finding,
     Mask,
     Registration,
     ResampledMr,
+    SurfaceMoves,
     TargetResult,
 )
 
@@ -130,6 +132,49 @@ def _target(target: TargetResult) -> dict[str, Any]:
         "metrics": dict(target.metrics),
         "evidence": dict(target.refinement.numbers),
         "organ_distances_mm": dict(target.organ_distances_mm),
+        "confidence": target.refinement.confidence,
+        "changes": [
+            {
+                "cause": str(change.cause),
+                "structure": change.structure,
+                "removed_cm3": change.removed_cm3,
+                "added_cm3": change.added_cm3,
+            }
+            for change in target.refinement.changes
+        ],
+        "surface": _surface(target.refinement.moves),
+        "found": [
+            {"name": name, "volume_cm3": mask.volume_cm3}
+            for name, mask in target.refinement.found.items()
+        ],
+        "derived": [
+            {
+                "name": derived.name,
+                "type": derived.interpreted_type,
+                "volume_cm3": derived.mask.volume_cm3,
+                "description": derived.description,
+            }
+            for derived in target.derived
+        ],
+    }
+
+
+def _surface(moves: SurfaceMoves | None) -> dict[str, Any] | None:
+    """Return where the drawn surface went, shares as parts of 1; None after an abstention."""
+    figures = surface_figures(moves)
+    if figures is None:
+        return None
+    return {
+        "moved_beyond_mm": MOVED_MM,
+        "inward_share": figures.inward_share,
+        "outward_share": figures.outward_share,
+        "largest_inward_mm": figures.largest_inward_mm,
+        "largest_outward_mm": figures.largest_outward_mm,
+        "mean_absolute_mm": figures.mean_absolute_mm,
+        "causes": [
+            {"cause": str(each.cause), "share": each.share, "mean_mm": each.mean_mm}
+            for each in figures.causes
+        ],
     }
 
 

@@ -486,7 +486,8 @@ class CaseResult:
     """All that was computed for one case; never partly filled.
 
     `daily_positions` holds one entry for each CBCT whose registration did not fail, by its Series
-    Instance UID.
+    Instance UID. `review` names what the protocol asks to be written for people who review the
+    proposals: `probability-seg`, `probability-map`, `structures`.
     """
 
     case: Case
@@ -496,6 +497,7 @@ class CaseResult:
     findings: tuple[Finding, ...]
     timing_s: Mapping[str, float]
     daily_positions: Mapping[str, DailyPosition] = field(default_factory=dict)
+    review: frozenset[str] = frozenset()
 
 
 def _lock(owner: object, name: str, dtype: type[np.generic], geometry: Geometry) -> None:

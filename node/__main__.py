@@ -17,7 +17,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -187,19 +187,24 @@ def phantom(
     out: Annotated[Path, typer.Option("--out", help="A new or empty folder.")],
     hard: Annotated[bool, typer.Option("--hard", help="Draw from the hard ranges.")] = False,
     small: Annotated[bool, typer.Option("--small", help="Small grids, made in seconds.")] = False,
+    hidden_by: Annotated[
+        Literal["gas", "scar"] | None,
+        typer.Option(help="Hide a part of the node in the CT: drawn without it, seen in the MR."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a synthetic study with known truth: CT, MR, structures, plan, dose, and the truth."""
     from node.phantom import PhantomOptions, export, make_study  # likewise
 
     export.check_folder(out)
-    options = PhantomOptions.for_seed(seed, hard=hard, small=small)
+    options = PhantomOptions.for_seed(
+        seed, hard=hard, small=small, hidden_by=hidden_by or "nothing"
+    )
     with _progress(("make the patient", "write"), quiet=as_json) as on_step:
         study = make_study(options)
         on_step("write")
         count = export.write_study(study, out)
-    variety = options.variety
-    features = variety.features(options.breathing_mm, options.mr_plane) if variety else []
+    features = options.features
     if as_json:
         _print_json({"out": str(out), "seed": seed, "objects": count, "features": features})
     else:

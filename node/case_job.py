@@ -41,6 +41,12 @@ def case_job(
     settings = ComputeSettings(
         target_patterns=protocol.targets,
         max_outward_mm=protocol.max_outward_mm,
+        max_inward_mm=protocol.max_inward_mm,
+        max_uncertainty_mm=protocol.max_uncertainty_mm,
+        may_enter=protocol.may_enter,
+        review=protocol.review,
+        target=protocol.target,
+        derived=protocol.derived,
         registration=protocol.registration,
     )
     ct = [

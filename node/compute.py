@@ -22,14 +22,24 @@ from pathlib import Path
 import pydicom
 
 from handlers.decode import CaseDatasets, DecodedCase, decode_case
+from handlers.derived import ClipRule, DerivedRule
 from handlers.encode import Authorship, Sources, encode_result_set
 from handlers.errors import HandlerError, InputRejectedError
-from handlers.pipeline import Settings, run
+from handlers.margins import Margins
+from handlers.pipeline import Settings, TargetSwitch, run
 from handlers.refinement import RefinementSettings
 from handlers.registration import RegistrationSettings
 from handlers.report import metrics_document
 from handlers.values import Finding, Severity
-from node.compute_job import METRICS_FILE, OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome
+from node import protocol
+from node.compute_job import (
+    METRICS_FILE,
+    OUTCOME_FILE,
+    OUTPUT_FOLDER,
+    ComputeSettings,
+    Job,
+    Outcome,
+)
 from node.disk import sync_folder
 
 _PR_SET_PDEATHSIG = 1
@@ -49,7 +59,7 @@ def compute(job: Job, out: Path) -> Outcome:
         dataset.pop("PixelData", None)
     noticed = tuple(Finding(f.code, Severity(f.severity), f.text) for f in job.findings)
     case = replace(decoded.case, findings=(*noticed, *decoded.case.findings))
-    settings = _settings(job)
+    settings = pipeline_settings(job.settings)
     result = run(case, settings, seconds=time.monotonic, on_step=_tell)
     _tell("encode")
     authorship = Authorship(
@@ -105,12 +115,35 @@ def _datasets(job: Job) -> CaseDatasets:
     )
 
 
-def _settings(job: Job) -> Settings:
-    registration = RegistrationSettings(use_as_sent=job.settings.registration == "as-sent")
+def pipeline_settings(told: ComputeSettings) -> Settings:
+    """Return what the protocol says about computing as settings of the core."""
     return Settings(
-        target_patterns=job.settings.target_patterns,
-        registration=registration,
-        refinement=RefinementSettings(max_outward_mm=job.settings.max_outward_mm),
+        target_patterns=told.target_patterns,
+        registration=RegistrationSettings(use_as_sent=told.registration == "as-sent"),
+        refinement=RefinementSettings(
+            max_outward_mm=told.max_outward_mm,
+            max_inward_mm=told.max_inward_mm,
+            max_uncertainty_mm=told.max_uncertainty_mm,
+            may_enter_patterns=told.may_enter,
+        ),
+        targets=tuple(
+            TargetSwitch(each.name, each.refine, each.max_outward_mm, each.max_inward_mm)
+            for each in told.target
+        ),
+        derived=tuple(_derived(each) for each in told.derived),
+        review=frozenset(told.review),
+    )
+
+
+def _derived(told: protocol.DerivedRule) -> DerivedRule:
+    return DerivedRule(
+        name=told.name,
+        interpreted_type=told.type,
+        source=told.source,
+        target_patterns=told.targets,
+        when_abstained=told.when_abstained,
+        margins=Margins(**told.margin_mm.model_dump()),
+        clips=tuple(ClipRule(clip.organs, clip.margin_mm) for clip in told.clip),
     )
 
 

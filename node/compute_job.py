@@ -6,18 +6,26 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from node.protocol import DerivedRule, Review, TargetSwitch
+
 OUTCOME_FILE = "outcome.json"
 OUTPUT_FOLDER = "out"
 METRICS_FILE = "metrics.json"
 
 
 class ComputeSettings(BaseModel):
-    """What a protocol says about computing."""
+    """What a protocol says about computing; fields as in `node.protocol.Protocol`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target_patterns: tuple[str, ...]
     max_outward_mm: float
+    max_inward_mm: float = 10.0
+    max_uncertainty_mm: float = 3.0
+    may_enter: tuple[str, ...] = ()
+    review: tuple[Review, ...] = ()
+    target: tuple[TargetSwitch, ...] = ()
+    derived: tuple[DerivedRule, ...] = ()
     registration: Literal["automatic", "as-sent"] = "automatic"
 
 

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     Strict,
@@ -26,6 +25,35 @@ from pydantic import (
 )
 
 from node.errors import ConfigError
+from node.protocol import (
+    ClipRule,
+    DerivedRule,
+    MarginTable,
+    NotNegative,
+    Positive,
+    Prescription,
+    Protocol,
+    Section,
+    TargetSwitch,
+    derived_problems,
+)
+
+__all__ = [
+    "ANY_AE_TITLE",
+    "ANY_HOST",
+    "FINGERPRINT_PREFIX",
+    "Config",
+    "NodeSection",
+    "Peer",
+    "Prescription",
+    "Protocol",
+    "Role",
+    "TlsSection",
+    "WebSection",
+    "default_config",
+    "is_loopback",
+    "read_config",
+]
 
 ANY_AE_TITLE = "*"
 """Stands for every calling AE title; allowed for peers on the loopback address only."""
@@ -44,10 +72,6 @@ AeTitle = Annotated[
 Port = Annotated[int, Field(ge=1, le=65535)]
 Host = Annotated[str, Field(min_length=1)]
 File = Annotated[Path, Strict(strict=False)]
-Patterns = Annotated[tuple[str, ...], Strict(strict=False), Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
-"""At most 1e7 of any unit: longer waits are slips of the pen and leave the calendar."""
 
 
 class Role(StrEnum):
@@ -59,11 +83,7 @@ class Role(StrEnum):
     COMMIT = "commit"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class NodeSection(_Section):
+class NodeSection(Section):
     """`[node]`: the node itself, its waiting times and its limits."""
 
     ae_title: AeTitle = "HILUM"
@@ -110,7 +130,7 @@ class NodeSection(_Section):
         return self.database or f"sqlite:///{self.data / 'index.sqlite'}"
 
 
-class TlsSection(_Section):
+class TlsSection(Section):
     """`[tls]`: our certificate, and whose certificates we trust (PS3.15 B.12)."""
 
     certificate: File
@@ -120,14 +140,14 @@ class TlsSection(_Section):
     require: bool = False
 
 
-class WebSection(_Section):
+class WebSection(Section):
     """`[web]`: where the page will listen. Read and checked; the page itself is not built yet."""
 
     host: Host = "127.0.0.1"
     port: Port = 8080
 
 
-class Peer(_Section):
+class Peer(Section):
     """`[[peer]]`: a remote application entity and what it may do."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
@@ -225,30 +245,7 @@ class Peer(_Section):
         return address.removeprefix("::ffff:") in known
 
 
-class Prescription(_Section):
-    """`[protocol.prescription]`: what the target is to receive."""
-
-    dose_gy: Positive
-    fractions: Annotated[int, Field(ge=1)]
-
-
-class Protocol(_Section):
-    """`[[protocol]]`: a named recipe for cases."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
-    structure_sets: Patterns = ("*",)
-    targets: Patterns
-    mr: Patterns = ("*",)
-    mr_window_days: NotNegative = 60.0
-    other_ct: Annotated[tuple[str, ...], Strict(strict=False)] = ("*",)
-    prior_window_days: NotNegative = 3650.0
-    registration: Literal["automatic", "as-sent"] = "automatic"
-    max_outward_mm: Annotated[float, Field(ge=0, le=30)] = 5.0
-    destinations: Annotated[tuple[str, ...], Strict(strict=False)] = ()
-    prescription: Prescription | None = None
-
-
-class Config(_Section):
+class Config(Section):
     """The whole configuration."""
 
     node: NodeSection = NodeSection()
@@ -325,7 +322,7 @@ def read_config(path: Path | None) -> Config:
 def _rooted(config: Config, folder: Path) -> Config:
     """Return the configuration with every relative path relative to `folder`."""
 
-    def copied(section: _Section, *keys: str) -> Any:
+    def copied(section: Section, *keys: str) -> Any:
         found = {key: getattr(section, key) for key in keys}
         changes = {key: folder / value for key, value in found.items() if value is not None}
         if "certificate" in changes and isinstance(section, Peer):
@@ -373,6 +370,7 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
             for name, count in destinations.items()
             if count > 1
         ]
+        problems += derived_problems(protocol)
     return problems
 
 
@@ -441,8 +439,13 @@ def _suggestion(key: str, location: tuple[int | str, ...]) -> str:
         "peer": Peer,
         "protocol": Protocol,
         "prescription": Prescription,
+        "target": TargetSwitch,
+        "derived": DerivedRule,
+        "margin_mm": MarginTable,
+        "clip": ClipRule,
     }
     names = [str(part) for part in location[:-1] if isinstance(part, str)]
     section = sections.get(names[-1], Config) if names else Config
-    close = difflib.get_close_matches(key, set(section.model_fields) - {"origin"}, n=1, cutoff=0.5)
+    known = {field.alias or name for name, field in section.model_fields.items()} - {"origin"}
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""

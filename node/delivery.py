@@ -29,6 +29,7 @@ from pydicom.uid import (
     DeformableSpatialRegistrationStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    ParametricMapStorage,
 )
 from pynetdicom import _config
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
@@ -62,9 +63,9 @@ TRANSIENT_FAILURES = frozenset({0x0110, 0x0210, 0x0213})
 """Processing failure, duplicate invocation, resource limitation (PS3.7 Annex C): may pass."""
 
 
-DISPENSABLE = frozenset({DeformableSpatialRegistrationStorage})
-"""Few planning systems take these; the rigid registration and the resampled MR say what they need.
-A peer that negotiates none of them still has its result set."""
+DISPENSABLE = frozenset({DeformableSpatialRegistrationStorage, ParametricMapStorage})
+"""Few planning systems take these; the rigid registration and the resampled MR say what they need,
+and a probability is for review. A peer that negotiates none of them still has its result set."""
 
 
 class InstanceOutcome(StrEnum):

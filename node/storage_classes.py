@@ -222,7 +222,15 @@ SENT = (
     StorageClass(
         uid.RTStructureSetStorage, "RTSTRUCT", SENT_SYNTAXES, "original and refined targets"
     ),
-    StorageClass(uid.SegmentationStorage, "SEG", SENT_SYNTAXES, "what the report refers to"),
+    StorageClass(
+        uid.SegmentationStorage,
+        "SEG",
+        SENT_SYNTAXES,
+        "what the report refers to (BINARY); on request the probability of targets (FRACTIONAL)",
+    ),
+    StorageClass(
+        uid.ParametricMapStorage, "OT", SENT_SYNTAXES, "on request: probability of targets"
+    ),
     StorageClass(uid.Comprehensive3DSRStorage, "SR", SENT_SYNTAXES, "measurements (TID 1500)"),
 )
 """Storage SOP classes as SCU."""

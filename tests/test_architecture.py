@@ -22,6 +22,7 @@ from node.config import (
     read_config,
 )
 from node.conformance import conformance_statement
+from node.protocol import MARGIN_KEYS, ClipRule, DerivedRule, TargetSwitch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,12 +79,15 @@ def test_example_configuration_when_read_is_valid_and_names_every_key() -> None:
     config = read_config(path)
     text = path.read_text(encoding="utf-8")
     sections: list[type[BaseModel]] = [
-        NodeSection, TlsSection, WebSection, Peer, Protocol, Prescription
+        NodeSection, TlsSection, WebSection, Peer, Protocol, Prescription,
+        TargetSwitch, DerivedRule, ClipRule,
     ]  # fmt: skip
     for section in sections:
-        for key in section.model_fields:
-            is_table = key == "prescription"
-            assert is_table or re.search(rf"^(# )?{key} = ", text, flags=re.MULTILINE), key
+        for name, given in section.model_fields.items():
+            key = given.alias or name
+            told = rf"^(# )?({key} = |\[{{1,2}}[a-z.]+\.{key}\])"
+            assert re.search(told, text, flags=re.MULTILINE), key
+    assert [key for key in MARGIN_KEYS if f"{key} = " not in text] == []
     defaults = NodeSection()
     for key in NodeSection.model_fields:
         if key not in ("data", "incomplete_s", "database"):

@@ -222,8 +222,8 @@ def test_file_is_refused_with_the_key_when_a_value_is_wrong(
             "protocol[1].mr: Input should be a valid tuple",
         ),
         (
-            '[[protocol]]\nname = "a"\ntargets = ["x"]\nmax_outward_mm = 31',
-            "protocol[1].max_outward_mm: Input should be less than or equal to 30",
+            '[[protocol]]\nname = "a"\ntargets = ["x"]\nmax_outward_mm = 16',
+            "protocol[1].max_outward_mm: Input should be less than or equal to 15",
         ),
         (
             PROTOCOL + "[protocol.prescription]\ndose_gy = 40\nfraction = 5\nfractions = 5",

@@ -20,6 +20,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     MRImageStorage,
+    ParametricMapStorage,
     RTStructureSetStorage,
 )
 
@@ -261,13 +262,16 @@ def test_send_ends_when_no_context_is_accepted(tmp_path: Path) -> None:
     check_outcomes(deliveries, [PERMANENT] * 3)
 
 
-def test_deformation_is_left_out_when_the_peer_knows_no_such_object(tmp_path: Path) -> None:
-    """A planning system without deformable registrations still gets its result set whole."""
+@pytest.mark.parametrize("sop_class", [DeformableSpatialRegistrationStorage, ParametricMapStorage])
+def test_dispensable_is_left_out_when_the_peer_knows_no_such_object(
+    tmp_path: Path, sop_class: UID
+) -> None:
+    """A planning system without deformations or maps still gets its result set whole."""
     paths = write_objects(tmp_path, 2)
-    deformable = dcmread(paths[1])
-    deformable.SOPClassUID = DeformableSpatialRegistrationStorage
-    deformable.file_meta.MediaStorageSOPClassUID = DeformableSpatialRegistrationStorage
-    deformable.save_as(paths[1])
+    dispensable = dcmread(paths[1])
+    dispensable.SOPClassUID = sop_class
+    dispensable.file_meta.MediaStorageSOPClassUID = sop_class
+    dispensable.save_as(paths[1])
     with StandInReceiver(tmp_path / "tps", "TPS", sop_classes=[CTImageStorage]) as receiver:
         deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=5.0)
     check_outcomes(deliveries, [SENT, InstanceOutcome.LEFT_OUT])

@@ -26,6 +26,7 @@ from handlers.values import (
     StructureSet,
     TargetResult,
     TargetStatus,
+    VoxelField,
 )
 from tests.encode_cases import (
     AUTHORSHIP,
@@ -37,6 +38,7 @@ from tests.encode_cases import (
     registration,
 )
 from tests.test_encode_deformable import with_field
+from tests.test_encode_review import BOTH, with_evidence
 
 PeerProgram = Callable[[str], str]
 
@@ -81,8 +83,10 @@ def all_abstained() -> EncodeCase:
         lambda: build_case(is_prone_oblique=True),
         all_abstained,
         lambda: with_field(build_case()),
+        lambda: with_evidence(build_case()),
+        lambda: with_evidence(build_case(is_prone_oblique=True)),
     ],
-    ids=["axial", "prone-oblique", "abstained", "deformed"],
+    ids=["axial", "prone-oblique", "abstained", "deformed", "review", "review-oblique"],
 )
 def test_dciodvfy_and_dcmdump_accept_every_object(
     build: Callable[[], EncodeCase], tmp_path: Path, peer_program: PeerProgram
@@ -166,6 +170,7 @@ def real_case(folder: Path) -> EncodeCase:
             TargetStatus.REFINED,
             Mask(grid, drawn.inside & np.roll(drawn.inside, 2, axis=2)),
             ("Shifted.",),
+            probability=probability_of(drawn),
         ),
         refined_roi_name="GTV_CT1MR1",
         metrics={"dsc": 0.9},
@@ -188,8 +193,19 @@ def real_case(folder: Path) -> EncodeCase:
         targets=(target,),
         findings=(),
         timing_s={},
+        review=BOTH,
     )
     return EncodeCase(result, Sources(ct, source, {series: mr}), AUTHORSHIP)
+
+
+def probability_of(drawn: Mask) -> VoxelField:
+    """Return a probability around a target: half inside, little elsewhere."""
+    at = np.nonzero(drawn.inside)
+    z, y, x = (int(each.min()) for each in at)
+    depth, rows, columns = (int(np.ptp(each)) + 1 for each in at)
+    grid = drawn.geometry.crop((z, y, x), (depth, rows, columns))
+    field = VoxelField(grid, (z, y, x), np.full(grid.shape, 0.125, dtype=np.float32))
+    return replace(field, values=np.where(drawn.inside[field.block], np.float32(0.5), field.values))
 
 
 def _grid(ct: tuple[Dataset, ...]) -> Geometry:

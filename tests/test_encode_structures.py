@@ -1,7 +1,9 @@
 """The structure set: originals untouched, refined targets added, names kept, never approved."""
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,13 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from handlers.encode import encode_result_set
 from handlers.errors import EncodingError
+from handlers.margins import Margins, Shape, grow, shape_of
 from handlers.values import (
+    DerivedTarget,
+    Mask,
     Refinement,
     TargetStatus,
+    VoxelField,
 )
 from tests.encode_cases import (
     CT_FRAME,
@@ -181,3 +187,113 @@ def test_a_taken_name_is_refused(case: EncodeCase) -> None:
     """Peers 3.4: ROI names are unique, ignoring case; renaming is not the encoder's choice."""
     target = replace(case.result.targets[0], refined_roi_name="gtvP")
     check_refused(case.with_result(targets=(target,)), "taken")
+
+
+def ball_shape(case: EncodeCase, radius_mm: float) -> Shape:
+    """Return a ball round the first target whose level is its exact distance."""
+    geometry = case.result.case.ct.geometry
+    centre = geometry.points_from_indices([(7, 24, 18)])[0]
+    level = (radius_mm - geometry.distances_mm(centre)).astype(np.float32)
+    return shape_of(Mask(geometry, level > 0), VoxelField(geometry, (0, 0, 0), level))
+
+
+@pytest.fixture(scope="module")
+def enriched(case: EncodeCase) -> EncodeCase:
+    """The case with a level, a CTV and a PTV, and structures found round both targets."""
+    refined, abstained = case.result.targets
+    gtv, ptv = ball_shape(case, 8.0), grow(ball_shape(case, 8.0), Margins.even(4.0))
+    assert refined.refinement.refined is not None
+    bowel = Mask(gtv.mask.geometry, np.roll(abstained.drawn.inside, 4, axis=2))
+    found = {"zVessel_MR": abstained.drawn, "zBowel_MR": bowel}
+    refined = replace(
+        refined,
+        refinement=replace(refined.refinement, refined=gtv.mask, level=gtv.level, found=found),
+        derived=(
+            DerivedTarget("CTVn_u", "CTV", gtv.mask, "Union of both."),
+            DerivedTarget("PTVn_u", "PTV", ptv.mask, "Margin 4 mm on all sides.", ptv.level),
+        ),
+    )
+    abstained = replace(
+        abstained, refinement=replace(abstained.refinement, found={"zVessel_MR": bowel})
+    )
+    return case.with_result(targets=(refined, abstained), review=frozenset({"structures"}))
+
+
+@pytest.fixture(scope="module")
+def enriched_set(enriched: EncodeCase) -> Dataset:
+    """Its structure set, as received."""
+    return written(enriched)["RTSTRUCT.dcm"]
+
+
+def test_derived_rois_follow_the_refined_and_say_what_they_are(
+    enriched: EncodeCase, enriched_set: Dataset
+) -> None:
+    """Issue 5, point 5: type, description, volume, how they were made; found ones on request."""
+    ds = enriched_set
+    new = ds.StructureSetROISequence[3:]
+    observed = ds.RTROIObservationsSequence[3:]
+    names = ["GTVn1_CT1MR1", "CTVn_u", "PTVn_u", "zVessel_MR", "zBowel_MR"]
+    assert [roi.ROIName for roi in new] == names
+    assert [roi.ROINumber for roi in new] == [9, 10, 11, 12, 13]
+    assert [o.ReferencedROINumber for o in observed] == [9, 10, 11, 12, 13]
+    assert [o.RTROIInterpretedType for o in observed] == ["GTV", "CTV", "PTV", "", ""]
+    generated = [roi.ROIGenerationAlgorithm for roi in new]
+    assert generated == ["SEMIAUTOMATIC"] * 3 + ["AUTOMATIC"] * 2
+    assert new[2].ROIDescription.startswith("Margin 4 mm on all sides.")
+    assert float(new[2].ROIVolume) == pytest.approx(4 / 3 * np.pi * 1.2**3, rel=0.02)
+    assert "no clinical organ" in new[3].ROIDescription
+    # of one name round two targets: one ROI of both
+    lump_cm3 = enriched.result.targets[1].drawn.volume_cm3
+    assert 1.2 * lump_cm3 < float(new[3].ROIVolume) <= 2 * lump_cm3
+    assert ds.ApprovalStatus == "UNAPPROVED"
+
+
+def test_found_structures_are_written_on_request_only(enriched: EncodeCase) -> None:
+    """Issue 5, point 3: as extra ROIs on request; a name that is taken gets a number."""
+    quiet = written(enriched.with_result(review=frozenset()))["RTSTRUCT.dcm"]
+    assert [r.ROIName for r in quiet.StructureSetROISequence[3:]] == [
+        "GTVn1_CT1MR1",
+        "CTVn_u",
+        "PTVn_u",
+    ]
+    target = enriched.result.targets[0]
+    derived = replace(target.derived[0], name="zvessel_mr")
+    targets = (replace(target, derived=(derived,)), enriched.result.targets[1])
+    ds = written(enriched.with_result(targets=targets))["RTSTRUCT.dcm"]
+    assert [r.ROIName for r in ds.StructureSetROISequence[4:6]] == ["zvessel_mr", "zVessel_MR1"]
+
+
+def test_label_says_what_was_added(enriched: EncodeCase) -> None:
+    """A set without a refined target must not claim to have one."""
+    target = enriched.result.targets[0]
+    refinement = Refinement(TargetStatus.ABSTAINED, None, ("No MR.",))
+    stays = replace(target, refinement=refinement, refined_roi_name=None, metrics={})
+    ds = written(enriched.with_result(targets=(stays,), review=frozenset()))["RTSTRUCT.dcm"]
+    assert ds.StructureSetLabel == "HILUM_ADDED"
+
+
+def test_contours_of_a_level_have_no_staircase(enriched: EncodeCase, enriched_set: Dataset) -> None:
+    """Issue 5, point 1: sub-voxel surfaces. The level is a ball of 8 mm, as are the contours."""
+    centre = enriched.result.case.ct.geometry.points_from_indices([(7, 24, 18)])[0]
+    refined, union = (
+        np.concatenate(
+            [np.array(c.ContourData, dtype=float).reshape(-1, 3) for c in item.ContourSequence]
+        )
+        for item in enriched_set.ROIContourSequence[3:5]
+    )
+    assert np.abs(np.linalg.norm(refined - centre, axis=1) - 8.0).max() < 0.15
+    assert np.abs(np.linalg.norm(union - centre, axis=1) - 8.0).max() > 0.2
+
+
+@pytest.mark.peers
+def test_dciodvfy_accepts_derived_and_found_rois(
+    enriched_set: Dataset, tmp_path: Path, peer_program: Callable[[str], str]
+) -> None:
+    """An outside judge finds no error in the structure set with everything in it."""
+    dciodvfy = peer_program("dciodvfy")
+    path = tmp_path / "RTSTRUCT.dcm"
+    enriched_set.save_as(path, enforce_file_format=True)
+    answer = subprocess.run([dciodvfy, path], capture_output=True, text=True, check=False)
+    told = (answer.stdout + answer.stderr).splitlines()
+    assert [line for line in told if line.startswith("Error")] == []
+    assert "RTStructureSet" in "".join(told)

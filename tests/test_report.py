@@ -4,17 +4,26 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from handlers.report import metrics_document
+from handlers.surface_figures import surface_figures
+from handlers.values import SurfaceMoves
 from tests.encode_cases import MR_SERIES, EncodeCase, build_case
 from tests.test_encode_deformable import with_field
+from tests.test_encode_review import with_evidence
 
 
 def registrations_of(case: EncodeCase) -> list[dict[str, Any]]:
     """Return `registrations[]` as a script reads it from the file."""
+    return list_of("registrations", case)
+
+
+def list_of(key: str, case: EncodeCase) -> list[dict[str, Any]]:
+    """Return one list of the document as a script reads it from the file."""
     document = json.loads(json.dumps(metrics_document(case.result, {"case_id": "1"})))
-    found: list[dict[str, Any]] = document["registrations"]
+    found: list[dict[str, Any]] = document[key]
     return found
 
 
@@ -49,3 +58,54 @@ def test_shifts_and_notes_are_told() -> None:
     told = registrations_of(case.with_result(registrations=(shifted, second)))[0]
     assert told["series_shifts_mm"] == {MR_SERIES: [0.0, 1.5, -4.0]}
     assert told["notes"] == ["T1 leads."]
+
+
+def test_evidence_of_a_refinement_is_told() -> None:
+    """Issue 5, 2 and 3: volumes and surface by cause, confidence, what was found and derived."""
+    told, other = list_of("targets", with_evidence(build_case()))
+    assert told["confidence"] == 0.8125
+    assert [tuple(change.values()) for change in told["changes"]] == [
+        ("vessel", "Größe_Darm", 1.25, 0.0),
+        ("target signal", "", 0.0, 0.5),
+        ("fat", "", 0.0625, 0.125),
+    ]
+    assert list(told["changes"][0]) == ["cause", "structure", "removed_cm3", "added_cm3"]
+    # by hand from -3, -1, -0.5, 0.25, 0, 0, 0.75 and 1.5 mm: half a millimetre itself is no move
+    assert told["surface"] == {
+        "moved_beyond_mm": 0.5,
+        "inward_share": 0.25,
+        "outward_share": 0.25,
+        "largest_inward_mm": 3.0,
+        "largest_outward_mm": 1.5,
+        "mean_absolute_mm": 0.875,
+        "causes": [
+            {"cause": "vessel", "share": 0.25, "mean_mm": -2.0},
+            {"cause": "target signal", "share": 0.25, "mean_mm": 1.125},
+            {"cause": "fat", "share": 0.125, "mean_mm": -0.5},
+        ],
+    }
+    volume_cm3 = pytest.approx(20 * 2.5 * 1.25 * 1.5 / 1000)
+    assert told["found"] == [{"name": "zVessel_MR", "volume_cm3": volume_cm3}]
+    assert told["derived"] == [
+        {
+            "name": "PTVn1",
+            "type": "PTV",
+            "volume_cm3": volume_cm3,
+            "description": "GTVn1_CT1MR1 with 5 mm.",
+        }
+    ]
+    assert other["status"] == "abstained"
+    assert (other["confidence"], other["surface"]) == (None, None)
+    assert other["changes"] == other["found"] == other["derived"] == []
+
+
+def test_surface_figures_of_one_side_have_no_way_to_the_other() -> None:
+    """A surface that only went inward has no largest way outward, not a negative one."""
+    inward = SurfaceMoves(np.zeros((2, 3)), np.array([-2.0, -1.0]), (None, None))
+    figures = surface_figures(inward)
+    assert figures is not None
+    assert (figures.largest_inward_mm, figures.largest_outward_mm) == (2.0, 0.0)
+    assert (figures.inward_share, figures.outward_share, figures.causes) == (1.0, 0.0, ())
+    nothing = SurfaceMoves(np.zeros((0, 3)), np.zeros(0), ())
+    assert surface_figures(nothing) is None
+    assert surface_figures(None) is None

@@ -15,6 +15,15 @@ from pydicom import Dataset
 from handlers.encode.deformable import encode_deformable_registration
 from handlers.encode.identity import MANUFACTURER, Authorship, ResultSet, Sources
 from handlers.encode.image import encode_resampled_mr
+from handlers.encode.probability import (
+    MAP_ROLE,
+    SEGMENTATION_ROLE,
+    encode_probability_map,
+    encode_probability_segmentation,
+    has_map,
+    has_segmentation,
+    problems_of_probability,
+)
 from handlers.encode.registration import encode_registration
 from handlers.encode.rtstruct import encode_structure_set
 from handlers.encode.seg import encode_segmentation
@@ -48,8 +57,9 @@ def encode_result_set(
 
     In order: `REG_1.dcm` and on (one per registration), `DEFREG_1.dcm` and on (numbered like the
     registration, where it has a deformation), `MR_1/0001.dcm` and on (one folder per
-    resampled MR), `SEG.dcm` (unless no target has a voxel), `RTSTRUCT.dcm`, `SR.dcm`. Each is ready
-    for `dcmwrite(..., enforce_file_format=True)`. Equal arguments give equal bytes.
+    resampled MR), `SEG.dcm` (unless no target has a voxel), `PSEG_1.dcm`, `PM_1.dcm` and on
+    (numbered like the target; see `probability`), `RTSTRUCT.dcm`, `SR.dcm`. Each is ready for
+    `dcmwrite(..., enforce_file_format=True)`. Equal arguments give equal bytes.
 
     Args:
         result: What was computed. MR whose registration failed must not be among its resampled.
@@ -63,6 +73,9 @@ def encode_result_set(
     if problems:
         raise EncodingError("; ".join(problems), hint="give the sources of this very case")
     result_set = ResultSet(result, sources, authorship)
+    problems = problems_of_probability(result_set)
+    if problems:
+        raise EncodingError("; ".join(problems), hint="leave `review` out to go without them")
     for index in range(len(result.registrations)):
         name = f"REG_{index + 1}.dcm"
         yield name, _build(name, partial(encode_registration, result_set, index))
@@ -78,8 +91,19 @@ def encode_result_set(
     segmentation = _build("SEG.dcm", partial(encode_segmentation, result_set))
     if segmentation is not None:
         yield "SEG.dcm", segmentation
+    yield from _probabilities(result_set)
     yield "RTSTRUCT.dcm", _build("RTSTRUCT.dcm", partial(encode_structure_set, result_set))
     yield "SR.dcm", _build("SR.dcm", partial(encode_report, result_set))
+
+
+def _probabilities(result_set: ResultSet) -> Iterator[tuple[str, Dataset]]:
+    for index in range(len(result_set.result.targets)):
+        if has_segmentation(result_set, index):
+            name = f"{SEGMENTATION_ROLE}_{index + 1}.dcm"
+            yield name, _build(name, partial(encode_probability_segmentation, result_set, index))
+        if has_map(result_set, index):
+            name = f"{MAP_ROLE}_{index + 1}.dcm"
+            yield name, _build(name, partial(encode_probability_map, result_set, index))
 
 
 def _build(name: str, build: Callable[[], _T]) -> _T:

@@ -49,9 +49,12 @@ SERIES_NUMBER_MR = 9000
 SERIES_NUMBER_REG = 9100
 SERIES_NUMBER_DEFREG = 9150
 SERIES_NUMBER_SEG = 9201
+SERIES_NUMBER_PSEG = 9210
+SERIES_NUMBER_PM = 9250
 SERIES_NUMBER_RTSTRUCT = 9301
 SERIES_NUMBER_SR = 9401
-"""Series Numbers: a high block that scanners do not use; MR, REG and DEFREG are counted upwards."""
+"""Series Numbers: a high block that scanners do not use; MR, REG, DEFREG, PSEG and PM are counted
+upwards."""
 
 PATIENT_KEYWORDS = {
     "PatientName": True,

@@ -1,8 +1,8 @@
 """Source structure set + refined targets -> RT Structure Set Storage, for the TPS.
 
 Every original ROI goes over as it came, element for element, faults included: its three items are
-shared, not rebuilt. New are the identity, the label, the reference to the predecessor, and one ROI
-per refined target. Nothing is ever approved here, whatever the source was.
+shared, not rebuilt. New are the identity, the label, the reference to the predecessor, and the ROIs
+that `new_rois` names. Nothing is ever approved here, whatever the source was.
 
 Written in Implicit VR Little Endian: Contour Data of more than 64 kB has no explicit form (PS3.5
 6.2.2). Never draws: contours come from `sampling`.
@@ -17,7 +17,6 @@ from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence as ItemSequence
-from pydicom.sr.coding import Code
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, DSfloat
 
@@ -30,6 +29,7 @@ from handlers.encode.identity import (
     ResultSet,
     code_item,
 )
+from handlers.encode.new_rois import REFINEMENT_FAMILY, REFINEMENT_NAME, NewRoi, new_rois
 from handlers.encode.text import (
     LO_LENGTH,
     LT_LENGTH,
@@ -40,30 +40,30 @@ from handlers.encode.text import (
     legal_text,
 )
 from handlers.errors import EncodingError
-from handlers.sampling import contours_from_mask, slice_of_contour
-from handlers.values import Contour, TargetResult
+from handlers.sampling import contours_from_level, contours_from_mask, slice_of_contour
+from handlers.values import Contour
+
+# other modules name the refinement as this one does
+__all__ = [
+    "REFINEMENT_FAMILY",
+    "REFINEMENT_NAME",
+    "encode_structure_set",
+    "structure_set_reference",
+]
 
 ROLE = "RTSTRUCT"
 """Role of this object in a result set: gives its UIDs."""
 
 LABEL_REFINED = "HILUM_REFINED"
+LABEL_ADDED = "HILUM_ADDED"
 LABEL_UNCHANGED = "HILUM_UNCHANGED"
-"""Structure Set Labels (3006,0002): with new ROIs, and with copies only."""
-
-REFINEMENT_FAMILY = Code("123101", "DCM", "Neighborhood Analysis")
-"""Algorithm family of the refinement (PS3.16 CID 7162)."""
-
-REFINEMENT_NAME = "Hilum target refinement"
-"""Algorithm Name of the refinement, in all our objects."""
+"""Structure Set Labels (3006,0002): with refined targets, with other new ROIs, with copies only."""
 
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """Retired class by which RT Referenced Study Sequence names a study (PS3.3 C.8.8.5)."""
 
 UTF_8 = "ISO_IR 192"
 """Specific Character Set that holds every text."""
-
-COLORS = ((255, 128, 0), (0, 200, 255), (255, 0, 255), (128, 255, 0))
-"""ROI Display Colors of refined targets, in turn: none of the reds that targets usually have."""
 
 POINT_STEP_MM = 0.001
 """Contour points are written in these steps: far below any grid, short as text."""
@@ -77,30 +77,34 @@ ITEM_SEQUENCES = {
 
 
 def encode_structure_set(result_set: ResultSet) -> Dataset:
-    """Return the structure set: all original ROIs and the refined targets.
+    """Return the structure set: all original ROIs and the new ones.
 
     Raises:
         EncodingError: A new name is taken, a contour lies on no CT slice, or the source has no ROI.
     """
-    targets = [t for t in result_set.result.targets if t.refinement.refined is not None]
-    ds = _new_dataset(result_set, label=LABEL_REFINED if targets else LABEL_UNCHANGED)
+    rois = new_rois(result_set.result)
+    ds = _new_dataset(result_set, label=_label(rois))
     source = result_set.sources.structure_set
     for keyword in ITEM_SEQUENCES:
         originals = [item.copy() for item in source.get(keyword, None) or ()]
         setattr(ds, keyword, ItemSequence(originals))
     _choose_character_set(ds, source)
-    _require_new_names(source, targets)
+    _require_new_names(source, rois)
     numbers = [_number(item, "ROINumber") for item in ds.StructureSetROISequence]
     observations = [_number(item, "ObservationNumber") for item in ds.RTROIObservationsSequence]
-    for index, target in enumerate(targets):
+    for index, roi in enumerate(rois):
         number = max([0, *numbers]) + 1 + index
         observation = max([0, *observations]) + 1 + index
-        ds.StructureSetROISequence.append(_roi_item(result_set, target, number))
-        contour_item = _contour_item(result_set, target, number)
-        contour_item.ROIDisplayColor = list(COLORS[index % len(COLORS)])
-        ds.ROIContourSequence.append(contour_item)
-        ds.RTROIObservationsSequence.append(_observation_item(source, target, number, observation))
+        ds.StructureSetROISequence.append(_roi_item(result_set, roi, number))
+        ds.ROIContourSequence.append(_contour_item(result_set, roi, number))
+        ds.RTROIObservationsSequence.append(_observation_item(source, roi, number, observation))
     return ds
+
+
+def _label(rois: Sequence[NewRoi]) -> str:
+    if any(roi.algorithm[1] == REFINEMENT_NAME for roi in rois):
+        return LABEL_REFINED
+    return LABEL_ADDED if rois else LABEL_UNCHANGED
 
 
 def structure_set_reference(result_set: ResultSet) -> Reference:
@@ -128,8 +132,9 @@ def _new_dataset(result_set: ResultSet, *, label: str) -> Dataset:
         f"{MANUFACTURER} from {source.get('StructureSetLabel', '') or 'structure set'}", LO_LENGTH
     )
     ds.StructureSetDescription = result_set.text(
-        f"All ROIs of the structure set {source.SOPInstanceUID}, unchanged, and those targets that "
-        f"{MANUFACTURER} {authorship.software_version} refined with MR. {authorship.parameters}",
+        f"All ROIs of the structure set {source.SOPInstanceUID}, unchanged, and what "
+        f"{MANUFACTURER} {authorship.software_version} refined with MR or derived. "
+        f"{authorship.parameters}",
         ST_LENGTH,
     )
     ds.StructureSetDate = authorship.date
@@ -163,45 +168,39 @@ def _frame_items(result_set: ResultSet) -> ItemSequence:
     return ItemSequence([*kept, frame])
 
 
-def _require_new_names(source: Dataset, targets: Sequence[TargetResult]) -> None:
+def _require_new_names(source: Dataset, rois: Sequence[NewRoi]) -> None:
     taken = {
         str(item.get("ROIName", "")).strip().casefold()
         for item in source.get("StructureSetROISequence", None) or ()
     }
-    for target in targets:
-        name = target.refined_roi_name
+    for roi in rois:
+        name = roi.name
         if not name or not name.isascii() or "\\" in name or len(name) > LO_LENGTH:
-            raise EncodingError(f"a refined target has no usable ROI name: {name!r}")
+            raise EncodingError(f"a new ROI has no usable name: {name!r}")
         if name.casefold() in taken:
             raise EncodingError(
-                f"the ROI name {name!r} of a refined target is taken",
+                f"the name {name!r} of a new ROI is taken",
                 hint="names of a structure set must be unique, ignoring case",
             )
         taken.add(name.casefold())
 
 
-def _roi_item(result_set: ResultSet, target: TargetResult, number: int) -> Dataset:
+def _roi_item(result_set: ResultSet, roi: NewRoi, number: int) -> Dataset:
     authorship = result_set.authorship
-    refined = target.refinement.refined
-    if refined is None:
-        raise EncodingError("an abstention has no refined ROI")
+    family, name = roi.algorithm
     algorithm = Dataset()
-    algorithm.AlgorithmFamilyCodeSequence = [code_item(REFINEMENT_FAMILY)]
-    algorithm.AlgorithmName = REFINEMENT_NAME
+    algorithm.AlgorithmFamilyCodeSequence = [code_item(family)]
+    algorithm.AlgorithmName = name
     algorithm.AlgorithmVersion = result_set.text(authorship.software_version, LO_LENGTH)
     algorithm.AlgorithmParameters = result_set.text(authorship.parameters, LT_LENGTH)
     algorithm.AlgorithmSource = MANUFACTURER
     item = Dataset()
     item.ROINumber = number
     item.ReferencedFrameOfReferenceUID = result_set.ct.FrameOfReferenceUID
-    item.ROIName = target.refined_roi_name
-    item.ROIDescription = result_set.text(
-        f"From ROI {target.source_roi.number}, refined with MR. Volume by voxel summation. "
-        f"{' '.join(target.refinement.reasons)}",
-        ST_LENGTH,
-    )
-    item.ROIVolume = DSfloat(refined.volume_cm3, auto_format=True)
-    item.ROIGenerationAlgorithm = "SEMIAUTOMATIC"
+    item.ROIName = roi.name
+    item.ROIDescription = result_set.text(roi.description, ST_LENGTH)
+    item.ROIVolume = DSfloat(roi.mask.volume_cm3, auto_format=True)
+    item.ROIGenerationAlgorithm = roi.generation
     item.ROIGenerationDescription = result_set.text(
         f"{MANUFACTURER} {authorship.software_version}, proposal, not approved", LO_LENGTH
     )
@@ -209,21 +208,20 @@ def _roi_item(result_set: ResultSet, target: TargetResult, number: int) -> Datas
     return item
 
 
-def _contour_item(result_set: ResultSet, target: TargetResult, number: int) -> Dataset:
-    refined = target.refinement.refined
-    if refined is None:
-        raise EncodingError("an abstention has no contours")
+def _contour_item(result_set: ResultSet, roi: NewRoi, number: int) -> Dataset:
     ct_references = result_set.ct_references()
     items: list[Dataset] = []
-    for contour in contours_from_mask(refined):
+    traced = (
+        contours_from_mask(roi.mask)
+        if roi.level is None
+        else contours_from_level(roi.level, roi.mask)
+    )
+    for contour in traced:
         slice_index = slice_of_contour(contour, result_set.result.case.ct.geometry)
         if slice_index is None:
-            raise EncodingError(
-                f"a contour of {target.refined_roi_name!r} lies on no slice of the planning CT"
-            )
-        reference = ct_references[slice_index]
+            raise EncodingError(f"a contour of {roi.name!r} lies on no slice of the planning CT")
         item = Dataset()
-        item.ContourImageSequence = [reference.item()]
+        item.ContourImageSequence = [ct_references[slice_index].item()]
         item.ContourGeometricType = (
             "CLOSEDPLANAR_XOR" if contour.is_exclusive_or else "CLOSED_PLANAR"
         )
@@ -233,11 +231,12 @@ def _contour_item(result_set: ResultSet, target: TargetResult, number: int) -> D
         item.ContourData = values
         items.append(item)
     if not items:
-        raise EncodingError(f"the refined target {target.refined_roi_name!r} has no contour")
-    roi = Dataset()
-    roi.ReferencedROINumber = number
-    roi.ContourSequence = items
-    return roi
+        raise EncodingError(f"the new ROI {roi.name!r} has no contour")
+    contours = Dataset()
+    contours.ReferencedROINumber = number
+    contours.ROIDisplayColor = list(roi.color)
+    contours.ContourSequence = items
+    return contours
 
 
 def contour_values(contour: Contour) -> list[str]:
@@ -254,17 +253,17 @@ def contour_values(contour: Contour) -> list[str]:
     return [f"{value:.3f}" for value in points.ravel()]
 
 
-def _observation_item(
-    source: Dataset, target: TargetResult, number: int, observation: int
-) -> Dataset:
+def _observation_item(source: Dataset, roi: NewRoi, number: int, observation: int) -> Dataset:
     item = Dataset()
     item.ObservationNumber = observation
     item.ReferencedROINumber = number
-    item.ROIObservationLabel = legal_text(str(target.refined_roi_name), SH_LENGTH, [])
-    item.RTROIInterpretedType = target.source_roi.interpreted_type
+    item.ROIObservationLabel = legal_text(roi.name, SH_LENGTH, [])
+    item.RTROIInterpretedType = roi.interpreted_type
     item.ROIInterpreter = None
+    if roi.observed_like is None:
+        return item
     for original in source.get("RTROIObservationsSequence", None) or ():
-        if _number(original, "ReferencedROINumber") == target.source_roi.number:
+        if _number(original, "ReferencedROINumber") == roi.observed_like.number:
             if original.get("RTROIInterpretedType"):
                 item.RTROIInterpretedType = original.RTROIInterpretedType
             codes = original.get("RTROIIdentificationCodeSequence", None)

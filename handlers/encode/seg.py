@@ -107,6 +107,12 @@ def segments_of(result_set: ResultSet) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
+def standing_segment(result_set: ResultSet, target_index: int) -> Segment | None:
+    """Return the segment of a target as it stands in the end: refined, or drawn, or None."""
+    own = [each for each in segments_of(result_set) if each.target_index == target_index]
+    return own[-1] if own else None
+
+
 def tracking_uid(result_set: ResultSet, target_index: int, *, is_refined: bool) -> str:
     """Return the UID under which a target, drawn or refined, is tracked through the objects."""
     return result_set.uid("refined target" if is_refined else "drawn target", target_index)
@@ -147,7 +153,7 @@ def encode_segmentation(result_set: ResultSet) -> Dataset | None:
         source_images=[result_set.stand_in(result_set.sources.ct[i]) for i in occupied],
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=_descriptions(result_set, segments),
+        segment_descriptions=describe_segments(result_set, segments),
         series_instance_uid=reference.series_instance_uid,
         series_number=SERIES_NUMBER_SEG,
         sop_instance_uid=reference.sop_instance_uid,
@@ -162,13 +168,20 @@ def encode_segmentation(result_set: ResultSet) -> Dataset | None:
         transfer_syntax_uid=ExplicitVRLittleEndian,
         series_description="Targets, drawn and refined, on the planning CT",
     )
-    _make_repeatable(ds, result_set)
+    make_repeatable(ds, result_set, ROLE)
     return ds
 
 
-def _descriptions(
-    result_set: ResultSet, segments: Sequence[Segment]
+def describe_segments(
+    result_set: ResultSet, segments: Sequence[Segment], *, is_computed: bool = False
 ) -> list[hd.seg.SegmentDescription]:
+    """Return the descriptions of segments, numbered from 1.
+
+    Args:
+        result_set: Whose segments they are.
+        segments: In order.
+        is_computed: What is shown of them comes from the algorithm even where a person drew them.
+    """
     authorship = result_set.authorship
     algorithm = hd.AlgorithmIdentificationSequence(
         name=REFINEMENT_NAME,
@@ -179,23 +192,23 @@ def _descriptions(
     algorithm[0].AlgorithmParameters = result_set.text(authorship.parameters, LT_LENGTH)
     return [
         hd.seg.SegmentDescription(
-            segment_number=segment.number,
+            segment_number=number,
             segment_label=segment.name,
             segmented_property_category=segment.property_category,
             segmented_property_type=segment.property_type,
-            algorithm_type="SEMIAUTOMATIC" if segment.is_refined else "MANUAL",
-            algorithm_identification=algorithm if segment.is_refined else None,
+            algorithm_type="SEMIAUTOMATIC" if segment.is_refined or is_computed else "MANUAL",
+            algorithm_identification=algorithm if segment.is_refined or is_computed else None,
             tracking_uid=segment.tracking_uid,
             tracking_id=segment.name,
         )
-        for segment in segments
+        for number, segment in enumerate(segments, start=1)
     ]
 
 
-def _make_repeatable(ds: Dataset, result_set: ResultSet) -> None:
+def make_repeatable(ds: Dataset, result_set: ResultSet, role: str) -> None:
     """Replace what highdicom draws at random or from the clock, and stamp the true identity."""
     result_set.stamp(ds)
-    dimension_uid = result_set.uid("SEG dimension organization")
+    dimension_uid = result_set.uid(f"{role} dimension organization")
     for item in ds.DimensionOrganizationSequence:
         item.DimensionOrganizationUID = dimension_uid
     for item in ds.DimensionIndexSequence:

@@ -1,7 +1,8 @@
 """CaseResult -> Comprehensive 3D SR, template TID 1500: every number, with unit and origin.
 
 One measurement group per target drawn and refined (they refer to segments of the segmentation), one
-per registration, and one for the findings. Reasons, findings and abstentions stand there as text,
+per further ROI that the protocol asked to be made from it, one per registration, and one for the
+findings. Reasons, findings and abstentions stand there as text,
 in full. Complete, but neither verified nor final: that is a person's act.
 
 Times of computing are left out, so that a repeated computation gives the same report.
@@ -9,7 +10,6 @@ Times of computing are left out, so that a repeated computation gives the same r
 Read first: DICOM PS3.16 TID 1500, 1411, 1501.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +17,10 @@ import highdicom as hd
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from handlers.encode.deformable import deformable_reference
+from handlers.encode.evidence import evidence_measurements, organ_distances
 from handlers.encode.identity import (
     DEVICE_SERIAL_NUMBER,
     DEVICE_UID,
@@ -29,7 +30,9 @@ from handlers.encode.identity import (
     Reference,
     ResultSet,
 )
-from handlers.encode.metric_codes import coding_scheme_item, metric_code, private_code
+from handlers.encode.measurements import measurements_of
+from handlers.encode.metric_codes import coding_scheme_item, private_code
+from handlers.encode.probability import probability_references
 from handlers.encode.registration import KINDS, registration_reference
 from handlers.encode.rtstruct import (
     REFINEMENT_FAMILY,
@@ -38,7 +41,7 @@ from handlers.encode.rtstruct import (
 )
 from handlers.encode.seg import Segment, segmentation_reference, segments_of, tracking_uid
 from handlers.encode.text import LO_LENGTH, legal_text
-from handlers.values import Finding, Registration, TargetResult, TargetStatus
+from handlers.values import DerivedTarget, Finding, Registration, TargetResult, TargetStatus
 
 ROLE = "SR"
 """Role of this object in a result set: gives its UIDs."""
@@ -126,6 +129,8 @@ def _evidence(result_set: ResultSet) -> list[Dataset]:
     references.append(structure_set_reference(result_set))
     if segments_of(result_set):
         references.append(segmentation_reference(result_set))
+    for index in range(len(result_set.result.targets)):
+        references += probability_references(result_set, index)
     return [result_set.stand_in(ds) for ds in sources] + [
         result_set.stand_in(_as_dataset(reference)) for reference in references
     ]
@@ -147,6 +152,7 @@ def _groups(result_set: ResultSet) -> list[Any]:
         groups.append(_drawn_group(result_set, index, segments.get((index, False))))
         if target.refinement.status is TargetStatus.REFINED:
             groups.append(_refined_group(result_set, index, segments.get((index, True))))
+        groups += [_derived_group(result_set, derived) for derived in target.derived]
     for index, registration in enumerate(result_set.result.registrations):
         groups.append(_registration_group(result_set, index, registration))
     groups.append(_findings_group(result_set))
@@ -158,10 +164,13 @@ def _drawn_group(result_set: ResultSet, index: int, segment: Segment | None) -> 
     texts = [(COMMENT, f"Drawn by a person: ROI {target.source_roi.number} of the structure set.")]
     figures: dict[str, float] = {}
     distances: Mapping[str, float] = {}
+    evidence: tuple[list[Any], list[str]] = ([], [])
     if target.refinement.status is TargetStatus.ABSTAINED:
         figures = _refinement_figures(target)
         distances = target.organ_distances_mm
+        evidence = evidence_measurements(result_set, target)
         texts += [(COMMENT, f"Abstained: {reason}") for reason in target.refinement.reasons]
+        texts += _probability_in_words(result_set, index)
     evaluation = hd.sr.QualitativeEvaluation(
         REFINEMENT_VERDICT, REFINEMENT_VALUES[target.refinement.status]
     )
@@ -173,6 +182,7 @@ def _drawn_group(result_set: ResultSet, index: int, segment: Segment | None) -> 
         volume_cm3=target.drawn.volume_cm3,
         figures=figures,
         distances_mm=distances,
+        evidence=evidence,
         algorithm=None,
         evaluation=evaluation,
         texts=texts,
@@ -189,6 +199,7 @@ def _refined_group(result_set: ResultSet, index: int, segment: Segment | None) -
         )
     ]
     texts += [(COMMENT, reason) for reason in target.refinement.reasons]
+    texts += _probability_in_words(result_set, index)
     return _target_group(
         result_set,
         name=target.refined_roi_name or "",
@@ -197,12 +208,39 @@ def _refined_group(result_set: ResultSet, index: int, segment: Segment | None) -
         volume_cm3=refined.volume_cm3 if refined is not None else 0.0,
         figures={**target.metrics, **_refinement_figures(target)},
         distances_mm=target.organ_distances_mm,
+        evidence=evidence_measurements(result_set, target),
         algorithm=_algorithm(result_set, REFINEMENT_NAME, family=REFINEMENT_FAMILY),
         evaluation=hd.sr.QualitativeEvaluation(
             REFINEMENT_VERDICT, REFINEMENT_VALUES[target.refinement.status]
         ),
         texts=texts,
     )
+
+
+def _probability_in_words(result_set: ResultSet, index: int) -> list[tuple[Code, str]]:
+    return [
+        (
+            COMMENT,
+            "Probability of the target, not calibrated: "
+            f"{UID(reference.sop_class_uid).name} {reference.sop_instance_uid}",
+        )
+        for reference in probability_references(result_set, index)
+    ]
+
+
+def _derived_group(result_set: ResultSet, derived: DerivedTarget) -> Any:
+    name = result_set.text(derived.name, LO_LENGTH) or "unnamed"
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(
+            uid=result_set.uid(f"derived target {derived.name}"), identifier=name
+        ),
+        algorithm_id=_algorithm(result_set, REFINEMENT_NAME, family=REFINEMENT_FAMILY),
+        measurements=[_volume(derived.mask.volume_cm3)],
+    )
+    words = f"Proposal, not approved: {derived.name} ({derived.interpreted_type})"
+    texts = [(COMMENT, f"{words} of the new structure set."), (COMMENT, derived.description)]
+    _append_texts(result_set, group, texts)
+    return group
 
 
 def _refinement_figures(target: TargetResult) -> dict[str, float]:
@@ -222,26 +260,21 @@ def _target_group(
     volume_cm3: float,
     figures: Mapping[str, float],
     distances_mm: Mapping[str, float],
+    evidence: tuple[list[Any], list[str]],
     algorithm: Any,
     evaluation: Any,
     texts: Iterable[tuple[Code, str]],
 ) -> Any:
-    volume = hd.sr.Measurement(
-        name=codes.SCT.Volume,
-        value=float(volume_cm3),
-        unit=codes.UCUM.CubicCentimeter,
-        method=VOLUME_METHOD,
-    )
-    measurements, unmeasured = _measurements(figures)
-    more, missing = _organ_distances(result_set, uid, distances_mm)
-    measurements += more
-    unmeasured += missing
+    measurements, unmeasured = measurements_of(figures)
+    more, missing = organ_distances(result_set, uid, distances_mm)
+    measurements += more + evidence[0]
+    unmeasured += missing + evidence[1]
     arguments: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
             uid=uid, identifier=result_set.text(name, LO_LENGTH) or "unnamed"
         ),
         "algorithm_id": algorithm,
-        "measurements": [volume, *measurements],
+        "measurements": [_volume(volume_cm3), *measurements],
         "qualitative_evaluations": [evaluation],
     }
     if segment is None:
@@ -257,20 +290,13 @@ def _target_group(
     return group
 
 
-def _organ_distances(
-    result_set: ResultSet, uid: str, distances_mm: Mapping[str, float]
-) -> tuple[list[Any], list[str]]:
-    """Return distances from a target as measurements that are tracked by the organ's name."""
-    measurements, unmeasured = [], []
-    for organ, value in distances_mm.items():
-        tracking = hd.sr.TrackingIdentifier(
-            uid=result_set.uid(f"organ distance {uid} {organ}"),
-            identifier=result_set.text(organ, LO_LENGTH) or "unnamed",
-        )
-        more, missing = _measurements({"organ_distance_mm": value}, tracking=tracking, about=organ)
-        measurements += more
-        unmeasured += missing
-    return measurements, unmeasured
+def _volume(volume_cm3: float) -> Any:
+    return hd.sr.Measurement(
+        name=codes.SCT.Volume,
+        value=float(volume_cm3),
+        unit=codes.UCUM.CubicCentimeter,
+        method=VOLUME_METHOD,
+    )
 
 
 def _referenced_segment(result_set: ResultSet, segment: Segment) -> Any:
@@ -295,7 +321,7 @@ def _registration_group(result_set: ResultSet, index: int, registration: Registr
         f"quality_{key}" if key in figures else key: value
         for key, value in registration.quality.items()
     }
-    measurements, unmeasured = _measurements(figures)
+    measurements, unmeasured = measurements_of(figures)
     reference = registration_reference(result_set, registration)
     texts = [(COMMENT, f"Verdict: {registration.status}")]
     texts += [(COMMENT, reason) for reason in registration.reasons]
@@ -362,28 +388,6 @@ def _finding_in_words(finding: Finding) -> str:
     return f"{finding.severity} [{finding.code}]: {finding.text}" + (
         f" ({numbers})" if numbers else ""
     )
-
-
-def _measurements(
-    figures: Mapping[str, float], *, tracking: Any = None, about: str = ""
-) -> tuple[list[Any], list[str]]:
-    """Return the figures as measurements, and sentences on those that are not finite numbers."""
-    measurements, unmeasured = [], []
-    for key, value in figures.items():
-        code = metric_code(key)
-        if not math.isfinite(value):
-            subject = f"{code.name.meaning} ({about})" if about else code.name.meaning
-            unmeasured.append(f"{subject}: not a finite number")
-            continue
-        measurements.append(
-            hd.sr.Measurement(
-                name=code.name,
-                value=float(value),
-                unit=code.unit,
-                tracking_identifier=tracking,
-            )
-        )
-    return measurements, unmeasured
 
 
 def _algorithm(result_set: ResultSet, name: str, *, family: Code | None) -> Any:

@@ -3,25 +3,27 @@
 Every series is either a channel or set aside with a reason in plain words; nothing is mended.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from handlers.refinement.alignment import best_offset
 from handlers.refinement.appearance import (
-    StudentT,
+    Look,
     area_under_roc,
     clusters,
-    fit_student_t,
+    fit_look,
     fit_target,
     mixture_log_density,
     thinned,
 )
 from handlers.refinement.region import Region
 from handlers.refinement.settings import RefinementSettings
-from handlers.values import Image, RegistrationStatus, ResampledMr
+from handlers.values import Image, MoveCause, RegistrationStatus, ResampledMr
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -34,6 +36,13 @@ CT_WINDOW_HU = (-200.0, 300.0)
 
 FAT_HU = (-190.0, -30.0)
 GAS_HU = -300.0
+METAL_HU = 2000.0
+
+UNTRUSTED_MM = 3.0
+"""The CT is not believed this near to gas and metal: it smears both, and gas moves."""
+
+OFFSET_MARGIN_MM = 10.0
+"""How far around the region a series is compared with the CT for its place."""
 
 MIN_CLASS_VOXELS = 12
 """A class of the background needs as many voxels near the target."""
@@ -41,17 +50,25 @@ MIN_CLASS_VOXELS = 12
 MIN_HALF_VOXELS = 4
 """Half a core of fewer voxels teaches nothing."""
 
-Background = dict[str, tuple[StudentT, Bools]]
+Background = dict[str, tuple[Look, Bools]]
 """By class: how it looks, and where it was seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Channel:
-    """One image over the region, scaled to median 0 and spread 1 around the target."""
+    """One image over the region, scaled to median 0 and spread 1 around the target.
+
+    Attributes:
+        name: Its contrast, or `CT`.
+        scaled: Its values.
+        uncertainty_mm: Of its registration.
+        weight: How much each voxel's value counts, 0 to 1.
+    """
 
     name: str
     scaled: Array
     uncertainty_mm: float
+    weight: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,9 +117,19 @@ def gather(
             contrast,
             scale(series.image.voxels[region.block].astype(np.float64), region),
             series.registration.uncertainty_mm,
+            np.ones(region.drawn.shape),
         )
         valid &= series.valid.inside[region.block]
-    return Evidence(tuple(channels.values()), valid, tuple(faults), unknown)
+    return Evidence(_shared_weights(channels.values()), valid, tuple(faults), unknown)
+
+
+def _shared_weights(channels: Collection[Channel]) -> tuple[Channel, ...]:
+    """Return channels of which those of one kind share the weight of one."""
+    kinds = Counter(KIND_OF_CONTRAST[channel.name] for channel in channels)
+    return tuple(
+        replace(channel, weight=channel.weight / kinds[KIND_OF_CONTRAST[channel.name]])
+        for channel in channels
+    )
 
 
 def scale(values: Array, region: Region) -> Array:
@@ -113,16 +140,40 @@ def scale(values: Array, region: Region) -> Array:
 
 
 def ct_channel(ct: Image, region: Region) -> Channel:
-    """Return the CT as a channel."""
+    """Return the CT as a channel, which says nothing where it is not believed."""
     hu = np.clip(ct.voxels[region.block].astype(np.float64), *CT_WINDOW_HU)
-    return Channel("CT", scale(hu, region), 0.0)
+    return Channel("CT", scale(hu, region), 0.0, believed(ct, region).astype(np.float64))
+
+
+def believed(ct: Image, region: Region) -> Bools:
+    """Return where the CT shows what lies there: away from gas and metal."""
+    hu = ct.voxels[region.block]
+    spoiled = (hu < GAS_HU) | (hu > METAL_HU)
+    if not spoiled.any():
+        return np.ones(hu.shape, dtype=bool)
+    away_mm = ndimage.distance_transform_edt(~spoiled, sampling=region.geometry.spacing_mm)
+    return np.asarray(away_mm > UNTRUSTED_MM)
+
+
+def known_by_ct(ct: Image, region: Region) -> dict[MoveCause, Bools]:
+    """Return the voxels that the CT alone tells from the target, by what they are.
+
+    Fat is what lies nearer to the HU of fat than to those of the target's core.
+    """
+    hu, is_believed = ct.voxels[region.block], believed(ct, region)
+    middle = 0.5 * (float(np.median(hu[region.core])) + 0.5 * (FAT_HU[0] + FAT_HU[1]))
+    return {
+        MoveCause.GAS: hu < GAS_HU,
+        MoveCause.FAT: (hu >= GAS_HU) & (hu < middle) & is_believed,
+    }
 
 
 def background_places(region: Region, ct: Image, settings: RefinementSettings) -> dict[str, Bools]:
     """Return where in the surroundings each class is known without the MR.
 
-    Named structures count anywhere (within the drawn target too: they were contoured), fat and gas
-    by HU, and `rest` only beyond the reach of any change, where no target is to be expected.
+    Named structures count anywhere (within the drawn target too: they were contoured), fat by HU,
+    and `rest` only beyond the reach of any change, where no target is to be expected. Gas is no
+    class: it lies elsewhere on the day of the MR, which may show the target in its place.
     """
     hu = ct.voxels[region.block]
     places = {
@@ -132,9 +183,8 @@ def background_places(region: Region, ct: Image, settings: RefinementSettings) -
     for inside in places.values():
         named |= inside
     beyond = region.shell & (region.distance_mm > settings.max_outward_mm) & ~named
-    gas = region.shell & ~named & (hu < GAS_HU)
-    fat = region.shell & ~named & (hu >= FAT_HU[0]) & (hu <= FAT_HU[1])
-    places |= {"gas": gas, "fat": fat, "rest": beyond & ~gas & ~fat}
+    fat = region.shell & ~named & (hu >= FAT_HU[0]) & (hu <= FAT_HU[1]) & believed(ct, region)
+    places |= {"fat": fat, "rest": beyond & ~fat}
     return places
 
 
@@ -155,16 +205,15 @@ def fit_background(
                 continue
             part = np.zeros_like(inside)
             part[inside] = numbers == k
-            fitted = fit_student_t(values[numbers == k], settings)
+            fitted = fit_look(values[numbers == k], settings)
             background[f"{name} {k}"] = (fitted, part)
     return background
 
 
 def separation(
-    samples: Array,
+    evidence: Evidence,
     region: Region,
     places: dict[str, Bools],
-    valid: Bools,
     settings: RefinementSettings,
 ) -> float | None:
     """Return how well core and surroundings are told apart where it was not learned.
@@ -172,6 +221,9 @@ def separation(
     The region is cut in halves through the core's centre, along each axis; learned in one half,
     tried in the other. Mean area under the ROC curve, or None where the halves are too small.
     """
+    samples = np.stack([channel.scaled for channel in evidence.channels], axis=-1)
+    weights = np.array([float(channel.weight.max()) for channel in evidence.channels])
+    valid = evidence.valid
     surroundings = np.zeros_like(region.drawn)
     for where in places.values():
         surroundings |= where
@@ -190,8 +242,8 @@ def separation(
             scores = []
             for where in (tried, other):
                 values = thinned(samples[where])
-                likely = mixture_log_density([t for t, _ in background.values()], values)
-                scores.append(mixture_log_density(target, values) - likely)
+                likely = mixture_log_density([t for t, _ in background.values()], values, weights)
+                scores.append(mixture_log_density(target, values, weights) - likely)
             found.append(area_under_roc(scores[0], scores[1]))
     return float(np.mean(found)) if found else None
 
@@ -254,7 +306,31 @@ def _faults(
             "mm around it, not all"
         )
         return faults
-    return faults + _quality_faults(region, ct, series.image, valid, settings)
+    return [
+        *faults,
+        *_quality_faults(region, ct, series.image, valid, settings),
+        *_offset_faults(region, ct, series, settings),
+    ]
+
+
+def _offset_faults(
+    region: Region, ct: Image, series: ResampledMr, settings: RefinementSettings
+) -> list[str]:
+    grid = ct.geometry
+    margins = [int(OFFSET_MARGIN_MM / step) for step in grid.spacing_mm]
+    block = tuple(
+        slice(max(part.start - margin, 0), min(part.stop + margin, size))
+        for part, margin, size in zip(region.block, margins, grid.shape, strict=True)
+    )
+    hu = ct.voxels[block]
+    where = series.valid.inside[block] & (hu > GAS_HU)
+    offset = best_offset(hu, series.image.voxels[block], where, region.geometry.spacing_mm)
+    if offset.shift_mm <= settings.max_offset_mm or offset.gain <= settings.min_offset_gain:
+        return []
+    return [
+        f"it fits the CT {100 * (offset.gain - 1):.0f} % better when shifted by "
+        f"{offset.shift_mm:.1f} mm, more than {settings.max_offset_mm:.1f} mm: it lies elsewhere"
+    ]
 
 
 def _quality_faults(

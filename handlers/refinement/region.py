@@ -4,7 +4,7 @@ Knows structures only, no image.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -19,6 +19,10 @@ from handlers.values import Mask
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Block = tuple[slice, slice, slice]
+
+
+FOUND_DOUBT_MM = 0.7
+"""The border of a structure that was found is known no better."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +60,12 @@ class Region:
         """Volume of one voxel in cm3."""
         return self.geometry.voxel_volume_mm3 / 1000.0
 
+    @property
+    def start(self) -> tuple[int, int, int]:
+        """Slice, row and column of the full grid at which the crop begins."""
+        z, y, x = (part.start for part in self.block)
+        return z, y, x
+
 
 def make_region(target: Mask, organs: Mapping[str, Mask], settings: RefinementSettings) -> Region:
     """Return the region of a target that has an inside."""
@@ -72,7 +82,9 @@ def make_region(target: Mask, organs: Mapping[str, Mask], settings: RefinementSe
             excluded |= inside
             if (inside & drawn).any():
                 removed_names.append(name)
-        barred |= inside & ~drawn
+        may_enter = matches(name, settings.may_enter_patterns) and bool((inside & drawn).any())
+        if not may_enter:
+            barred |= inside & ~drawn
     apart_mm = ndimage.distance_transform_edt(~drawn, sampling=geometry.spacing_mm)
     return Region(
         block=block,
@@ -86,6 +98,31 @@ def make_region(target: Mask, organs: Mapping[str, Mask], settings: RefinementSe
         removed=drawn & excluded,
         removed_names=tuple(removed_names),
         context=tuple(context),
+    )
+
+
+def without_found(region: Region, found: Mapping[str, Bools]) -> Region:
+    """Return the region with structures that were found there and are no target.
+
+    They teach what the surroundings look like, and what lies within them, beyond the border's
+    doubt, may not be target. Where they would take the whole core they are not believed.
+
+    Args:
+        region: The target and its surroundings.
+        found: Vessels, fluid and lumen by name.
+    """
+    taken = np.zeros_like(region.drawn)
+    for inside in found.values():
+        taken |= inside
+    core = region.core & ~taken
+    if not taken.any() or not core.any():
+        return region
+    depth_mm = -signed_distance_mm(Mask(region.geometry, taken))
+    return replace(
+        region,
+        core=core,
+        allowed=region.allowed & ~(depth_mm > FOUND_DOUBT_MM),
+        structures={**region.structures, **found},
     )
 
 

@@ -6,12 +6,15 @@ patients: they bound what can happen, they do not promise that it is right.
 
 from dataclasses import dataclass
 
-EXCLUDE_PATTERNS = (
-    *("A_*", "V_*", "Aorta*", "IVC*", "Vena*", "PortalVein*", "GreatVes*", "Vessel*"),
-    *("BileDuct*", "CBD*", "Gallbladder*"),
+VESSEL_PATTERNS = ("A_*", "V_*", "Aorta*", "IVC*", "Vena*", "PortalVein*", "GreatVes*", "Vessel*")
+DUCT_PATTERNS = ("BileDuct*", "CBD*", "Gallbladder*")
+BOWEL_PATTERNS = (
     *("Stomach*", "Duodenum*", "Bowel*", "Jejunum*", "Ileum*", "Colon*", "Esophagus*"),
 )
-"""Vessels, ducts, hollow organs: TG-263 names (AAPM TG-263, 2018), then words in common use."""
+"""TG-263 names (AAPM TG-263, 2018), then words in common use."""
+
+EXCLUDE_PATTERNS = (*VESSEL_PATTERNS, *DUCT_PATTERNS, *BOWEL_PATTERNS)
+"""Vessels, ducts, hollow organs: never target."""
 
 IGNORE_PATTERNS = (
     *("GTV*", "IGTV*", "CTV*", "ITV*", "PTV*"),
@@ -37,6 +40,8 @@ class RefinementSettings:
             drawn target overlaps them.
         ignore_patterns: Structures that say nothing about where the target ends. All others (liver,
             kidney) are never grown into, but what was drawn within them may stay.
+        may_enter_patterns: Structures into which the target may grow if it overlapped them as
+            drawn; none by default.
         removes_overlap: Whether drawn overlap with an excluded structure is removed.
         context_fraction: A structure that holds at least this part of the target (body, an organ
             that the target lies in) is its surroundings and bars nothing.
@@ -50,6 +55,9 @@ class RefinementSettings:
             blur). Thin structures make the estimate too small, by half around vessels.
         min_variance_explained: A series counts only if CT structures explain this part of its
             variance around the target (0 to 1): noise, or a wrong place, has next to none.
+        max_offset_mm: A series does not count if it fits the CT clearly better shifted by more.
+        min_offset_gain: How much better is clearly: the ratio of the similarities.
+        finds_structures: Whether vessels, fluid and gas that nobody contoured are looked for.
         min_separation: Abstain if the MR tells core and surroundings apart worse than this, where
             it was not learned (area under the ROC curve: 0.5 is chance, 1 perfect).
         degrees_of_freedom: Of Student's t: small numbers forgive outliers.
@@ -58,6 +66,7 @@ class RefinementSettings:
         drawn_error_mm: Standard error of the drawn contour: how strongly it is believed.
         class_spread: Smallest standard deviation of a class in a channel scaled to a spread of 1
             around the target: classes that are too sharp lose the voxels that hold two tissues.
+        error_share: How often a single channel errs at a voxel: bounds what it can say.
         evidence_limit: Largest log-odds that one voxel's appearance may contribute.
         evidence_share: Exponent of the likelihoods, 0 to 1: channels and voxels repeat each other.
         stiffness: Weight of neighbours against a voxel's own evidence.
@@ -73,6 +82,7 @@ class RefinementSettings:
     core_fraction: float = 0.5
     exclude_patterns: tuple[str, ...] = EXCLUDE_PATTERNS
     ignore_patterns: tuple[str, ...] = IGNORE_PATTERNS
+    may_enter_patterns: tuple[str, ...] = ()
     removes_overlap: bool = True
     context_fraction: float = 0.9
     min_contrasts: int = 2
@@ -83,15 +93,19 @@ class RefinementSettings:
     min_voxels_across: int = 4
     max_blur_mm: float = 1.25
     min_variance_explained: float = 0.12
+    max_offset_mm: float = 2.5
+    min_offset_gain: float = 1.1
+    finds_structures: bool = True
     min_separation: float = 0.8
     degrees_of_freedom: float = 4.0
     background_classes: int = 3
     presence_mm: float = 4.0
     drawn_error_mm: float = 3.0
+    error_share: float = 0.1
     evidence_limit: float = 6.0
-    evidence_share: float = 0.5
+    evidence_share: float = 1.0
     class_spread: float = 0.4
-    stiffness: float = 0.5
+    stiffness: float = 1.0
     edge_contrast: float = 4.0
     min_island_cm3: float = 0.1
     min_core_agreement: float = 0.5
@@ -121,11 +135,14 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "min_voxels_across": (3, 50),
     "max_blur_mm": (0.5, 10.0),
     "min_variance_explained": (0.0, 1.0),
+    "max_offset_mm": (1.0, 10.0),
+    "min_offset_gain": (1.0, 3.0),
     "min_separation": (0.5, 1.0),
     "degrees_of_freedom": (2.5, 100.0),
     "background_classes": (1, 8),
     "presence_mm": (1.0, 20.0),
     "drawn_error_mm": (0.5, 20.0),
+    "error_share": (0.001, 0.5),
     "evidence_limit": (0.5, 20.0),
     "evidence_share": (0.01, 1.0),
     "class_spread": (0.05, 2.0),

@@ -5,12 +5,13 @@ Deliberately knows no DICOM dataset.
 
 from handlers.sampling.contours import (
     contours_by_slice,
+    contours_from_level,
     contours_from_mask,
     mask_from_roi,
     nesting_depths,
     slice_of_contour,
 )
-from handlers.sampling.distance import signed_distance_mm
+from handlers.sampling.distance import signed_distance_mm, signed_distance_of_array
 from handlers.sampling.grids import (
     geometry_from_itk,
     itk_image,
@@ -21,6 +22,7 @@ from handlers.sampling.grids import (
 
 __all__ = [
     "contours_by_slice",
+    "contours_from_level",
     "contours_from_mask",
     "geometry_from_itk",
     "itk_image",
@@ -30,5 +32,6 @@ __all__ = [
     "resample",
     "resample_mask",
     "signed_distance_mm",
+    "signed_distance_of_array",
     "slice_of_contour",
 ]

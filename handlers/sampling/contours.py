@@ -11,9 +11,10 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
 
+from handlers.errors import GeometryMismatchError
 from handlers.geometry import Geometry
 from handlers.sampling.distance import signed_distance_of_array
-from handlers.values import Contour, Mask, Roi
+from handlers.values import Contour, Mask, Roi, VoxelField
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -38,6 +39,9 @@ SMOOTHING_PIXELS = 0.8
 MARGIN_PIXELS = 0.15
 """Least distance that the smoothed border keeps from any pixel centre, on the scale of the field;
 thereby every pixel stays on its side and a contour rasterizes back to the mask it came from."""
+
+LEVEL_MARGIN_PIXELS = 0.06
+"""The same for a level that is finer than the pixels: it is bent no more than it must be."""
 
 SIMPLIFICATION_MM = 0.02
 """A point is left out of a contour when the contour moves by less than this (at most a twentieth of
@@ -209,15 +213,84 @@ def contours_from_mask(mask: Mask) -> tuple[Contour, ...]:
     Accuracy:
         `mask_from_roi` returns the same mask, for pixels of 0.1 mm or more.
     """
-    found = []
+    found: list[Contour] = []
     for index in np.flatnonzero(mask.inside.any(axis=(1, 2))):
-        rings = [
-            ring
-            for traced in _trace(mask.inside[index], mask.geometry.spacing_mm[1:])
-            if (ring := _points_on_slice(traced, int(index), mask.geometry)) is not None
-        ]
-        found += [Contour(points) for points in _with_keyholes(rings, mask.geometry)]
+        found += _contours_of_slice(mask, int(index))
     return tuple(found)
+
+
+def contours_from_level(level: VoxelField, mask: Mask) -> tuple[Contour, ...]:
+    """Return the zero level of a field as contours, slice by slice, finer than the pixels.
+
+    Marching squares on the level itself; a contour keeps off the pixel centres as it must to
+    rasterize back. A slice in which it would not is traced as `contours_from_mask` does.
+
+    Args:
+        level: Above zero in the voxels of `mask`, below zero in all others; of any unit.
+        mask: The structure that the contours are to give.
+
+    Returns:
+        As `contours_from_mask`, with the same promise: `mask_from_roi` returns the mask.
+
+    Raises:
+        GeometryMismatchError: The level does not have the sign of the mask.
+
+    Accuracy:
+        For a sphere whose level is its distance, points lie within 0.1 mm at pixels of 0.9 mm.
+    """
+    above = np.zeros(mask.geometry.shape, dtype=np.bool_)
+    if not all(b.start >= 0 and b.stop <= n for b, n in zip(level.block, above.shape, strict=True)):
+        raise GeometryMismatchError("a level reaches beyond the grid of its mask")
+    above[level.block] = level.values > 0
+    if not np.array_equal(above, mask.inside):
+        raise GeometryMismatchError("the level of a structure does not have the sign of its mask")
+    found: list[Contour] = []
+    first, corner = level.start[0], np.array(level.start[1:])
+    for index in np.flatnonzero(mask.inside.any(axis=(1, 2))):
+        rings = _trace_level(level.values[index - first], mask.geometry.spacing_mm[1:])
+        contours = _contours(mask.geometry, int(index), [ring + corner for ring in rings])
+        drawn = np.zeros(mask.geometry.shape[1:], dtype=np.bool_)
+        _fill_slice(drawn, contours, mask.geometry)
+        is_exact = np.array_equal(drawn, mask.inside[index])
+        found += contours if is_exact else _contours_of_slice(mask, int(index))
+    return tuple(found)
+
+
+def _contours_of_slice(mask: Mask, index: int) -> list[Contour]:
+    rings = _trace(mask.inside[index], mask.geometry.spacing_mm[1:])
+    return _contours(mask.geometry, index, rings)
+
+
+def _contours(geometry: Geometry, index: int, traced: Sequence[Floats]) -> list[Contour]:
+    """Return the contours of one slice from closed rings (n, 2) of fractional (row, column)."""
+    placed = [_points_on_slice(ring, index, geometry) for ring in traced]
+    rings = [ring for ring in placed if ring is not None]
+    return [Contour(points) for points in _with_keyholes(rings, geometry)]
+
+
+def _trace_level(values: npt.NDArray[np.float32], spacing_mm: Sequence[float]) -> list[Floats]:
+    """Return the zero level of one slice as closed rings; beyond its block it is outside."""
+    level = np.pad(values.astype(np.float64), 1, mode="edge")
+    inside = np.pad(values > 0, 1)
+    level = np.where(~inside, -np.abs(level), level)
+    # how far the level rises or falls to a neighbour on the other side: what crosses there
+    drop = np.zeros(level.shape)
+    for axis in (0, 1):
+        a, b = (np.moveaxis(array, axis, 0) for array in (level, inside))
+        fall = np.abs(np.diff(a, axis=0)) * (b[1:] != b[:-1])
+        there = np.moveaxis(drop, axis, 0)
+        np.maximum(there[1:], fall, out=there[1:])
+        np.maximum(there[:-1], fall, out=there[:-1])
+    least = LEVEL_MARGIN_PIXELS * drop
+    # a level of zero slope (and what the padding made of an inside) still needs a side
+    least = np.maximum(least, 1e-6 * max(float(np.abs(values).max()), 1e-6))
+    bent = np.where(inside, np.maximum(level, least), np.minimum(level, -least))
+    tolerance = min(SIMPLIFICATION_MM / min(spacing_mm), LEVEL_MARGIN_PIXELS / 3)
+    rings = _find_contours(bent, 0.0)
+    simpler = [_approximate_polygon(ring, tolerance) for ring in rings]
+    return [
+        (few if len(few) > 3 else ring)[:-1] - 1.0 for few, ring in zip(simpler, rings, strict=True)
+    ]
 
 
 def _trace(inside: Bools, spacing_mm: Sequence[float]) -> list[Floats]:

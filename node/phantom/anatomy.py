@@ -45,7 +45,8 @@ class Anatomy:
     Attributes:
         organs: What a planner contours, by TG-263 name.
         layers: Tissues in the order of painting, without gas.
-        ct_gas: Gas in stomach and bowel on the day of the CT.
+        trunk_layers: How many of these are of the trunk; what lies in its fat comes next.
+        ct_gas: Gas in stomach and bowel on the day of the CT, and what else is seen only then.
         mr_gas: Likewise on the day of the MR.
         node: The metastatic node as it is.
         node_core: The node before the portal vein dents it.
@@ -55,6 +56,7 @@ class Anatomy:
 
     organs: Mapping[str, Solid]
     layers: tuple[Layer, ...]
+    trunk_layers: int
     ct_gas: tuple[Layer, ...]
     mr_gas: tuple[Layer, ...]
     node: Solid
@@ -90,8 +92,9 @@ def make_anatomy(
         core = grown_together(lobes, core, centre, to_vein, bowel["Duodenum"], variety)
     node = _node_beside(core, vessels, bowel, is_plain=variety is None)
     organs = _organs(rng, trunk, bowel, centre)
+    trunk_layers = _trunk_layers(trunk)
     layers = (
-        *_trunk_layers(trunk),
+        *trunk_layers,
         *(
             stranding(np.random.default_rng([seed, 72]), centre)
             if variety and variety.is_stranded
@@ -107,6 +110,7 @@ def make_anatomy(
     return Anatomy(
         organs=_contoured(organs, bowel, trunk, vessels),
         layers=layers,
+        trunk_layers=len(trunk_layers),
         ct_gas=bowel_gas(
             np.random.default_rng([seed, 12]),
             bowel,

@@ -3,8 +3,8 @@
 Holds choices only; the anatomy is in `anatomy`, the DICOM in `objects` and `radiotherapy`.
 """
 
-from dataclasses import dataclass
-from typing import Literal, Self
+from dataclasses import dataclass, field
+from typing import Literal, Self, get_args
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from node.phantom.variety import Variety, draw_variety
 Size = Literal["tiny", "small", "full"]
 PatientPosition = Literal["HFS", "HFP", "FFS", "FFP"]
 MrPlane = Literal["axial", "sagittal", "coronal", "oblique"]
+HiddenBy = Literal["nothing", "gas", "scar"]
 Vector = tuple[float, float, float]
 
 MR_CONTRASTS = ("T1", "T2", "DWI", "ADC")
@@ -34,7 +35,7 @@ class PhantomOptions:
         contrasts: The MR series, from `MR_CONTRASTS`.
         with_dose: Whether there are an RT Plan and an RT Dose.
         node_diameter_mm: Mean diameter of the metastatic node; 0 lets the seed choose 23 to 28 mm.
-        drawn_dsc: Dice coefficient of the drawn target with the node.
+        drawn_dsc: Dice coefficient of the drawn target with the node, nothing hidden.
         breathing_mm: How far the front of the abdomen lies lower in the MR; the spine stays. Then
             the truth `ct_from_mr` holds near the spine only.
         noise: Factor on the noise of all images.
@@ -42,6 +43,8 @@ class PhantomOptions:
         ct_date: Of CT, structure set, plan and dose, YYYYMMDD; `mr_date` likewise.
         variety: What else is varied, as in a case of the commissioning kit; None: nothing. With it
             `breathing_mm` is the descent of the liver's dome.
+        hidden_by: What hides a part of the node in the CT, so that it was drawn without that part:
+            gas of a loop of bowel that lies elsewhere in the MR, or scar as dense as the node.
     """
 
     seed: int = 1
@@ -62,15 +65,19 @@ class PhantomOptions:
     ct_date: str = "20250311"
     mr_date: str = "20250304"
     variety: Variety | None = None
+    hidden_by: HiddenBy = field(default="nothing", repr=False)
 
     @classmethod
-    def for_seed(cls, seed: int, *, hard: bool = False, small: bool = False) -> Self:
+    def for_seed(
+        cls, seed: int, *, hard: bool = False, small: bool = False, hidden_by: HiddenBy = "nothing"
+    ) -> Self:
         """Return the case of the commissioning kit that a seed stands for.
 
         Args:
             seed: Which case.
             hard: Draw from the hard ranges; one case in four then has a useless MR.
             small: The small grids instead of those of full size.
+            hidden_by: What hides a part of the node in the CT.
         """
         rng = np.random.default_rng([seed, 71, int(hard)])
         variety = draw_variety(seed, is_hard=hard)
@@ -89,19 +96,33 @@ class PhantomOptions:
             breathing_mm=round(float(breathing * rng.choice((-1, 1), p=(0.3, 0.7))), 2),
             noise=round(float(rng.uniform(0.9, 2.0) if hard else rng.uniform(0.7, 1.4)), 2),
             variety=variety,
+            hidden_by=hidden_by,
         )
+
+    @property
+    def features(self) -> list[str]:
+        """What is uncommon about the case, in words."""
+        varied = self.variety.features(self.breathing_mm, self.mr_plane) if self.variety else []
+        hidden = [] if self.hidden_by == "nothing" else [f"node hidden by {self.hidden_by}"]
+        return varied + hidden
+
+    @property
+    def key(self) -> str:
+        """The text from which UIDs derive; where nothing is hidden that of before this option."""
+        return repr(self) if self.hidden_by == "nothing" else f"{self!r} {self.hidden_by}"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.contrasts if name not in MR_CONTRASTS]
         if unknown or len(set(self.contrasts)) != len(self.contrasts):
             raise ValueError(f"contrasts must be different ones of {MR_CONTRASTS}")
-        for field, choices in (
+        for choice, choices in (
             (self.size, CT_GRIDS),
             (self.patient_position, CT_AXES),
             (self.mr_plane, MR_AXES),
+            (self.hidden_by, get_args(HiddenBy)),
         ):
-            if field not in choices:
-                raise ValueError(f"{field!r} is none of {', '.join(choices)}")
+            if choice not in choices:
+                raise ValueError(f"{choice!r} is none of {', '.join(choices)}")
         if self.fractions < 1 or self.prescription_gy <= 0 or self.noise < 0:
             raise ValueError("fractions and prescription must be positive, noise not negative")
         if not 0.6 <= self.drawn_dsc <= 0.9:

@@ -72,6 +72,16 @@ class Solid:
             _each(max, self.highest, other.highest),
         ).with_margin(fillet_mm / 4)
 
+    def without(self, other: "Solid", rounding_mm: float) -> "Solid":
+        """Return this solid without the other, the edge between them rounded off."""
+        return Solid(
+            lambda x, y, z: smooth_maximum(
+                self.distance(x, y, z), -other.distance(x, y, z), rounding_mm
+            ),
+            self.lowest,
+            self.highest,
+        )
+
     def grown(self, by_mm: float) -> "Solid":
         """Return the solid with its surface moved outwards (inwards when negative)."""
         moved = Solid(
@@ -217,6 +227,13 @@ def _capsule(start: Point, end: Point, radius_start: float, radius_end: float) -
         as_point(np.minimum(start, end) - reach),
         as_point(np.maximum(start, end) + reach),
     )
+
+
+def smooth_maximum(a: Array, b: Array, rounding_mm: float) -> Array:
+    """Return the larger of two distances, and a little more where they are alike."""
+    alike = np.maximum(rounding_mm - np.abs(a - b), 0) / np.float32(rounding_mm)
+    larger = np.maximum(a, b) + alike * alike * np.float32(rounding_mm / 4)
+    return np.asarray(larger, dtype=np.float32)
 
 
 def _from_norms(k0_squared: npt.ArrayLike, k1_squared: npt.ArrayLike) -> Array:

@@ -16,9 +16,11 @@ from handlers.geometry import Geometry, Points, RigidTransform
 from handlers.values import Mask
 from node.phantom import artefacts, grids, objects, radiotherapy, signals
 from node.phantom.anatomy import Anatomy
+from node.phantom.hiding import hide
 from node.phantom.options import MR_CONTRASTS, PhantomOptions
 from node.phantom.patient import Patient, make_patient
 from node.phantom.solids import Solid, as_point
+from node.phantom.streaks import gas_streaks
 
 MEAN_MARGIN_BRACKET_MM = (0.0, 8.0)
 """Between these the margin is sought that gives the drawn target its Dice coefficient."""
@@ -45,6 +47,9 @@ class PhantomStudy:
         options: What was asked for.
         patient: The patient, of whom every point can be asked for.
         drawn: The target as drawn.
+        hidden_target: The voxels of the node that the drawn target leaves out because they were
+            hidden in the CT, on its grid; empty unless that was asked for.
+        cover: What hides them, in the CT's frame, or None.
     """
 
     ct: tuple[Dataset, ...]
@@ -58,6 +63,8 @@ class PhantomStudy:
     options: PhantomOptions
     patient: Patient
     drawn: Solid
+    hidden_target: Mask
+    cover: Solid | None
 
     def mr_points(self, ct_points: npt.ArrayLike, contrast: str = "T1") -> Points:
         """Return where an MR series shows points of the CT: the exact truth.
@@ -75,7 +82,7 @@ class PhantomStudy:
 
     def true_structure_set(self) -> Dataset:
         """Return an RT Structure Set of the node as it is: not for sending, for whoever judges."""
-        series = _planning_series(self.options, repr(self.options), "RTSTRUCT", 21)
+        series = _planning_series(self.options, self.options.key, "RTSTRUCT", 21)
         return radiotherapy.structure_set(
             series,
             self.ct,
@@ -99,14 +106,16 @@ def make_study(options: PhantomOptions) -> PhantomStudy:
     """Return the synthetic patient that the options describe.
 
     Raises:
+        NodeError: No part of this node can be hidden as asked.
         ValueError: No margin gives the plain patient the wanted Dice coefficient.
     """
-    key = repr(options)
+    key = options.key
     ct_grid = grids.ct_geometry(options, objects.derived_uid(key, "frame CT"))
     ct_from_mr = _pose(options, key, ct_grid)
     patient = make_patient(options, ct_from_mr)
-    ct = _ct(options, key, ct_grid, patient)
-    drawn = patient.in_ct(_drawn(options, patient.anatomy))
+    hiding = hide(options, patient, _drawn(options, patient.anatomy))
+    patient, drawn = hiding.patient, hiding.drawn
+    ct = _ct(options, key, ct_grid, patient, hiding.gas)
     organs = {name: patient.in_ct(organ) for name, organ in patient.anatomy.organs.items()}
     structures = radiotherapy.structure_set(
         _planning_series(options, key, "RTSTRUCT", 11),
@@ -117,7 +126,7 @@ def make_study(options: PhantomOptions) -> PhantomStudy:
     plan, dose = None, None
     if options.with_dose:
         plan, dose = _plan_and_dose(options, key, ct_grid, structures, drawn, patient)
-    node = patient.in_ct(patient.anatomy.node)
+    true = signals.voxels_inside(patient.in_ct(patient.anatomy.node), ct_grid)
     return PhantomStudy(
         ct=ct,
         mr=_mr(options, key, ct_from_mr, patient),
@@ -125,11 +134,13 @@ def make_study(options: PhantomOptions) -> PhantomStudy:
         dose=dose,
         plan=plan,
         ct_from_mr=ct_from_mr,
-        true_target=Mask(ct_grid, signals.voxels_inside(node, ct_grid)),
+        true_target=Mask(ct_grid, true),
         target_centre_mm=patient.centre,
         options=options,
         patient=patient,
         drawn=drawn,
+        hidden_target=Mask(ct_grid, true & hiding.hidden(ct_grid)),
+        cover=hiding.cover,
     )
 
 
@@ -175,7 +186,9 @@ def _pose(options: PhantomOptions, key: str, ct_grid: Geometry) -> RigidTransfor
     )
 
 
-def _ct(options: PhantomOptions, key: str, grid: Geometry, patient: Patient) -> tuple[Dataset, ...]:
+def _ct(
+    options: PhantomOptions, key: str, grid: Geometry, patient: Patient, moving_gas: Solid | None
+) -> tuple[Dataset, ...]:
     (hu,) = signals.paint(
         (*patient.anatomy.layers, *patient.anatomy.ct_gas),
         grid,
@@ -184,6 +197,9 @@ def _ct(options: PhantomOptions, key: str, grid: Geometry, patient: Patient) -> 
         sub_slices=_planes(grid),
         warps=patient.ct_warps,
     )
+    if moving_gas:
+        streaks = np.random.default_rng([options.seed, 92])
+        hu = hu + gas_streaks(moving_gas, grid, streaks)
     if options.variety:
         hu = artefacts.with_kernel(hu, grid)
     noisy = signals.with_ct_noise(hu, np.random.default_rng([options.seed, 41]), options.noise)
@@ -299,8 +315,9 @@ def _planning_series(
 
 
 def _patient_id(options: PhantomOptions) -> str:
+    hidden = "" if options.hidden_by == "nothing" else f"{options.hidden_by.upper()}-"
     if options.variety is None:
-        return f"HILUM-PHANTOM-{options.seed}"
+        return f"HILUM-PHANTOM-{hidden}{options.seed}"
     # a case of the kit is another patient than the plain one, at every size and difficulty
     kind = "HARD" if options.variety.is_hard else "KIT"
-    return f"HILUM-{kind}-{options.size.upper()}-{options.seed}"
+    return f"HILUM-{kind}-{options.size.upper()}-{hidden}{options.seed}"

@@ -65,6 +65,8 @@ TISSUES: Mapping[str, Tissue] = {
     "hazy": Tissue(-78, 110, 500, 25, 700, 0.16),
     "stranded": Tissue(-48, 160, 430, 45, 1200, 0.25),
     "calcium": Tissue(650, 40, 40, 4, 200, 0.0),
+    # fibrous: as dense as the node, dark where that is bright
+    "scar": Tissue(85, 215, 95, 55, 1050, 0.06),
 }
 """Of the plain patient: portal venous CT and T1."""
 
@@ -111,6 +113,9 @@ CHANNEL_JITTER = {"hu": 0.0, "t1": 0.12, "t2": 0.15, "dwi": 0.2, "adc": 0.08}
 """Relative spread of a tissue's MR signals between patients; HU spread by `HU_JITTER`."""
 
 HU_JITTER = 6.0
+SCAR_HU = -4.0
+"""By how much the CT shows scar denser than the node, at every phase: next to nothing."""
+
 FAT_SUPPRESSION = (0.6, 3.0)
 """From good to failed: the range of fat on T1 relative to the table."""
 
@@ -122,6 +127,7 @@ SEPTA: Mapping[str, tuple[str, float]] = {
     "pancreas": ("fat", 0.50),
     "marrow": ("fat", 0.35),
     "stool": ("gas", 0.25),
+    "scar": ("fat", 0.35),
 }
 """What thin sheets within a tissue are made of, and how much of it they hold."""
 
@@ -151,5 +157,6 @@ def tissues_of(seed: int, variety: Variety) -> dict[str, Tissue]:
     shift = perfused - ct_phase.get("liver", TISSUES["liver"].hu)
     found["perfused"] = dataclasses.replace(liver, hu=liver.hu + shift)
     found["small_duct"] = dataclasses.replace(found["small_duct"], hu=liver.hu, t1=liver.t1)
+    found["scar"] = dataclasses.replace(found["scar"], hu=found["node"].hu + SCAR_HU)
     found["haemangioma"] = dataclasses.replace(found["haemangioma"], hu=liver.hu)
     return found

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from handlers.geometry import Geometry, Points
 from node.phantom import grids, radiotherapy, signals
+from node.phantom.hiding import depth_mm
 from node.phantom.options import MR_CONTRASTS
 from node.phantom.solids import Solid
 from node.phantom.study import PhantomStudy
@@ -42,7 +43,8 @@ CONVENTIONS = {
     "distortion included; T1 is the leading series",
     "shift_mm": "at the target: the CT point is ct_from_mr(MR point) + shift_mm",
     "truth.npz": "lattice_ct and lattice_<contrast>: more such pairs on a lattice about the "
-    "target; node: the true node, node_patient_from_index: (slice, row, column) to LPS mm",
+    "target; node: the true node, hidden: that part of it which the drawn target leaves out "
+    "because the CT does not show it, node_patient_from_index: (slice, row, column) to LPS mm",
 }
 
 
@@ -57,7 +59,7 @@ def truth_document(study: PhantomStudy) -> dict[str, Any]:
         "seed": options.seed,
         "case": {
             "hard": bool(variety and variety.is_hard),
-            "features": variety.features(options.breathing_mm, options.mr_plane) if variety else [],
+            "features": options.features,
             "mr_useful": variety is None or variety.is_mr_useful,
             "why_useless": None if variety is None or variety.is_mr_useful else variety.flaw,
         },
@@ -82,10 +84,12 @@ def truth_arrays(study: PhantomStudy) -> dict[str, npt.NDArray[Any]]:
     points = offsets + study.target_centre_mm
     node = _fine_grid(study.patient.in_ct(study.patient.anatomy.node), study, 2 * FINE_MM)
     inside = signals.voxels_inside(study.patient.in_ct(study.patient.anatomy.node), node)
+    drawn = signals.voxels_inside(study.drawn, node)
     return {
         "lattice_ct": points,
         **{f"lattice_{contrast}": study.mr_points(points, contrast) for contrast in study.mr},
         "node": inside,
+        "hidden": inside & ~drawn & _covered(study, node),
         "node_patient_from_index": node.patient_from_index,
     }
 
@@ -108,6 +112,7 @@ def _target(study: PhantomStudy) -> dict[str, Any]:
     true, drawn = (signals.voxels_inside(solid, grid) for solid in (node, study.drawn))
     voxel_cm3 = grid.voxel_volume_mm3 / 1000
     both = np.count_nonzero(true & drawn)
+    hidden = true & ~drawn & _covered(study, grid)
     return {
         "drawn_roi": radiotherapy.TARGET_NAME,
         "true_roi": radiotherapy.TRUE_TARGET_NAME,
@@ -116,7 +121,17 @@ def _target(study: PhantomStudy) -> dict[str, Any]:
         "true_volume_cm3": round(np.count_nonzero(true) * voxel_cm3, 4),
         "drawn_volume_cm3": round(np.count_nonzero(drawn) * voxel_cm3, 4),
         "drawn_dsc": round(2 * both / (np.count_nonzero(true) + np.count_nonzero(drawn)), 4),
+        "hidden_by": study.options.hidden_by,
+        "hidden_volume_cm3": round(np.count_nonzero(hidden) * voxel_cm3, 4),
+        "hidden_depth_mm": round(depth_mm(hidden, drawn, grid.spacing_mm), 2),
     }
+
+
+def _covered(study: PhantomStudy, grid: Geometry) -> npt.NDArray[np.bool_]:
+    """Return the voxels of a grid over which something hides the patient in the CT."""
+    if study.cover is None:
+        return np.zeros(grid.shape, dtype=bool)
+    return signals.voxels_inside(study.cover, grid)
 
 
 def _organ_volumes(study: PhantomStudy) -> dict[str, float]:

@@ -1,0 +1,150 @@
+"""Which ROIs a result adds to the structure set, in order, and what each of them says of itself.
+
+First the refined targets, then what the protocol derives from the targets, then, for review, the
+structures that were found. Draws nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.sr.coding import Code
+
+from handlers.errors import EncodingError
+from handlers.roi_names import unique_name
+from handlers.values import CaseResult, Mask, Roi, TargetResult, VoxelField
+
+REFINEMENT_FAMILY = Code("123101", "DCM", "Neighborhood Analysis")
+"""Algorithm family of the refinement (PS3.16 CID 7162)."""
+
+REFINEMENT_NAME = "Hilum target refinement"
+"""Algorithm Name of the refinement, in all our objects."""
+
+DERIVATION_FAMILY = Code("123104", "DCM", "Morphological Operations")
+"""Algorithm family of unions, intersections and margins (PS3.16 CID 7162)."""
+
+DERIVATION_NAME = "Hilum target derivation"
+FINDING_NAME = "Hilum structure finding"
+
+REVIEW_STRUCTURES = "structures"
+"""The wish, in `CaseResult.review`, to have found structures written."""
+
+TARGET_COLORS = ((255, 128, 0), (0, 200, 255), (255, 0, 255), (128, 255, 0))
+"""ROI Display Colors of refined targets, in turn: none of the reds that targets usually have."""
+
+DERIVED_COLORS = ((255, 190, 120), (120, 225, 255), (255, 140, 255), (190, 255, 120))
+FOUND_COLORS = ((150, 150, 150), (150, 150, 190), (150, 190, 150))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewRoi:
+    """An ROI that is to be added.
+
+    Attributes:
+        name: ROI Name.
+        mask: Its voxels on the CT grid.
+        level: Its surface, finer than the voxels, or None.
+        description: How it came about.
+        interpreted_type: RT ROI Interpreted Type; empty if none is true of it.
+        generation: ROI Generation Algorithm.
+        algorithm: Family and name of what made it.
+        color: ROI Display Color.
+        observed_like: The original ROI whose observation it shares, or None.
+    """
+
+    name: str
+    mask: Mask
+    level: VoxelField | None
+    description: str
+    interpreted_type: str
+    generation: str
+    algorithm: tuple[Code, str]
+    color: tuple[int, int, int]
+    observed_like: Roi | None = None
+
+
+def new_rois(result: CaseResult) -> tuple[NewRoi, ...]:
+    """Return the ROIs to add.
+
+    Raises:
+        EncodingError: A refined target has no name, or a mask does not lie on the grid of the CT.
+    """
+    refined = [
+        _refined(target, index)
+        for index, target in enumerate(
+            t for t in result.targets if t.refinement.refined is not None
+        )
+    ]
+    rois = [*refined, *_derived(result)]
+    if REVIEW_STRUCTURES in result.review:
+        taken = {roi.name.casefold() for roi in result.case.structure_set.rois}
+        rois += _found(result, taken | {roi.name.casefold() for roi in rois})
+    grid = result.case.ct.geometry
+    off_grid = [roi.name for roi in rois if not roi.mask.geometry.coincides_with(grid)]
+    if off_grid:
+        raise EncodingError(f"{', '.join(off_grid)}: not on the grid of the CT")
+    return tuple(rois)
+
+
+def _refined(target: TargetResult, index: int) -> NewRoi:
+    refinement = target.refinement
+    if refinement.refined is None or not target.refined_roi_name:
+        raise EncodingError("a refined target has no usable ROI name")
+    return NewRoi(
+        name=target.refined_roi_name,
+        mask=refinement.refined,
+        level=refinement.level,
+        description=f"From ROI {target.source_roi.number}, refined with MR. Volume by voxel "
+        f"summation. {'; '.join(refinement.reasons)}",
+        interpreted_type=target.source_roi.interpreted_type,
+        generation="SEMIAUTOMATIC",
+        algorithm=(REFINEMENT_FAMILY, REFINEMENT_NAME),
+        color=TARGET_COLORS[index % len(TARGET_COLORS)],
+        observed_like=target.source_roi,
+    )
+
+
+def _derived(result: CaseResult) -> list[NewRoi]:
+    every = [derived for target in result.targets for derived in target.derived]
+    return [
+        NewRoi(
+            name=derived.name,
+            mask=derived.mask,
+            level=derived.level,
+            description=f"{derived.description} Volume by voxel summation.",
+            interpreted_type=derived.interpreted_type,
+            generation="SEMIAUTOMATIC",
+            algorithm=(DERIVATION_FAMILY, DERIVATION_NAME),
+            color=DERIVED_COLORS[index % len(DERIVED_COLORS)],
+        )
+        for index, derived in enumerate(every)
+    ]
+
+
+def _found(result: CaseResult, taken: set[str]) -> list[NewRoi]:
+    """Return the found structures; what was found of one name round several targets is one ROI."""
+    merged: dict[str, Mask] = {}
+    for target in result.targets:
+        for name, mask in target.refinement.found.items():
+            before = merged.get(name)
+            inside = mask.inside if before is None else np.logical_or(before.inside, mask.inside)
+            merged[name] = Mask(mask.geometry, inside)
+    rois: list[NewRoi] = []
+    for name, mask in merged.items():
+        if not mask.inside.any():
+            continue
+        unique = unique_name(name, taken)
+        taken.add(unique.casefold())
+        roi = NewRoi(
+            name=unique,
+            mask=mask,
+            level=None,
+            description="Found automatically around a target, no clinical organ: for review only.",
+            # PS3.3 C.8.8.8 lets it be empty where it is not known. Each defined term would make a
+            # planning system do something: ORGAN and AVOIDANCE spare it, CONTROL steers the dose
+            interpreted_type="",
+            generation="AUTOMATIC",
+            algorithm=(REFINEMENT_FAMILY, FINDING_NAME),
+            color=FOUND_COLORS[len(rois) % len(FOUND_COLORS)],
+        )
+        rois.append(roi)
+    return rois
