@@ -4,13 +4,10 @@ The scene is a ball in fat beside a liver and a vessel, with signals of our own 
 and public data come on top.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pydicom
 import pytest
 from scipy import ndimage, stats
@@ -18,151 +15,35 @@ from scipy import ndimage, stats
 from handlers.contour_metrics import compare
 from handlers.decode import CaseDatasets, decode_case
 from handlers.errors import EmptyStructureError, GeometryMismatchError
-from handlers.geometry import Geometry, RigidTransform
-from handlers.refinement import RefinementSettings, refine
-from handlers.refinement.appearance import StudentT, area_under_roc
+from handlers.geometry import RigidTransform
+from handlers.refinement import RefinementSettings
+from handlers.refinement.appearance import Look, area_under_roc
 from handlers.refinement.evidence import blur_mm, variance_explained
 from handlers.refinement.region import make_region, matches, tidy
 from handlers.sampling import mask_from_roi, resample
 from handlers.values import (
     Case,
-    Image,
     Mask,
-    Refinement,
-    Registration,
     RegistrationStatus,
     ResampledMr,
-    TargetStatus,
 )
 from node.phantom import PhantomOptions, make_study
-
-SETTINGS = RefinementSettings()
-SPACING_MM = (2.0, 1.5, 1.5)
-SHAPE = (34, 46, 46)
-
-# signals of fat, liver, vessel, node; CT in HU
-SIGNALS = {
-    "CT": (-100.0, 110.0, 150.0, 70.0),
-    "T1": (80.0, 420.0, 700.0, 310.0),
-    "T2": (560.0, 170.0, 40.0, 350.0),
-    "DWI": (20.0, 100.0, 10.0, 400.0),
-    "ADC": (200.0, 1300.0, 400.0, 900.0),
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scene:
-    """A planner's view of one target, and the truth."""
-
-    truth: Mask
-    drawn: Mask
-    ct: Image
-    mr: tuple[ResampledMr, ...]
-    organs: Mapping[str, Mask]
-
-
-def _geometry() -> Geometry:
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]]) * np.array(SPACING_MM)
-    return Geometry("1.2", matrix, SHAPE)
-
-
-def _registration(
-    status: RegistrationStatus = RegistrationStatus.PASS, uncertainty_mm: float = 1.0
-) -> Registration:
-    reasons = () if status is RegistrationStatus.PASS else ("two engines differ by 7 mm",)
-    still = RigidTransform(np.eye(4), "1.2", "1.2")
-    return Registration(still, status, reasons, uncertainty_mm, {}, "1.2.9", (), (0.0, 0.0, 0.0))
-
-
-@cache
-def _scene(seed: int = 1, *, radius_mm: float = 11.0, drawn_mm: float = 3.0) -> Scene:
-    """Return a node of `radius_mm`, drawn with a margin of `drawn_mm`, 1.5 mm onto the vessel."""
-    grid, rng = _geometry(), np.random.default_rng(seed)
-    points = grid.points_from_indices(np.indices(SHAPE).reshape(3, -1).T) - grid.centre_mm()
-    x, y, _ = points.T.reshape(3, *SHAPE)
-    vessel = np.hypot(x - radius_mm - 5.0, y) < 7.0
-    ball = np.linalg.norm(points, axis=1).reshape(SHAPE)
-    node = (ball < radius_mm) & ~vessel
-    liver = (y > radius_mm + 4.0) & ~vessel
-    moved = np.linalg.norm(points - (1.5, 0.0, 0.0), axis=1).reshape(SHAPE)
-    tissue = np.select([node, vessel, liver], [3, 2, 1], 0)
-    images = {
-        name: (np.take(levels, tissue) * (1 + 0.05 * rng.standard_normal(SHAPE))).astype(np.float32)
-        for name, levels in SIGNALS.items()
-    }
-    everywhere = np.ones(SHAPE, dtype=bool)
-    smooth = {name: ndimage.gaussian_filter(values, 0.5) for name, values in images.items()}
-    series = tuple(
-        ResampledMr(
-            Image(grid, smooth[name], "MR", f"1.2.{number}", contrast=name),
-            Mask(grid, everywhere.copy()),
-            _registration(),
-        )
-        for number, name in enumerate(("T1", "T2", "DWI", "ADC"), start=1)
-    )
-    organs = {
-        "V_Portal": Mask(grid, vessel),
-        "Liver": Mask(grid, liver),
-        "External": Mask(grid, everywhere),
-        "PTV_High": Mask(grid, moved < radius_mm + 12.0),
-    }
-    drawn = Mask(grid, moved < radius_mm + drawn_mm)
-    return Scene(Mask(grid, node), drawn, Image(grid, smooth["CT"], "CT", "1.2.0"), series, organs)
-
-
-def _run(scene: Scene, settings: RefinementSettings = SETTINGS) -> Refinement:
-    return refine(scene.drawn, scene.ct, scene.mr, scene.organs, settings)
-
-
-def _only(scene: Scene, *contrasts: str) -> Scene:
-    return replace(scene, mr=tuple(s for s in scene.mr if s.image.contrast in contrasts))
-
-
-def _with_voxels(scene: Scene, voxels: Sequence[npt.NDArray[np.float32]]) -> Scene:
-    series = zip(scene.mr, voxels, strict=True)
-    return replace(scene, mr=tuple(replace(s, image=replace(s.image, voxels=v)) for s, v in series))
-
-
-def _registered(scene: Scene, registration: Registration) -> Scene:
-    return replace(scene, mr=tuple(replace(s, registration=registration) for s in scene.mr))
-
-
-def _dsc(first: Mask, second: Mask) -> float:
-    common = np.count_nonzero(first.inside & second.inside)
-    return 2.0 * common / (np.count_nonzero(first.inside) + np.count_nonzero(second.inside))
-
-
-def _refined(answer: Refinement) -> Mask:
-    assert answer.status is TargetStatus.REFINED, answer.reasons
-    assert answer.refined is not None
-    return answer.refined
-
-
-def check_bounds(drawn: Mask, refined: Mask, organs: Mapping[str, Mask], outward_mm: float) -> None:
-    """Expect the hard limits, measured with our own distance transforms."""
-    spacing = drawn.geometry.spacing_mm
-    outward = ndimage.distance_transform_edt(~drawn.inside, sampling=spacing)
-    assert outward[refined.inside].max() <= outward_mm
-    vessels = np.zeros(drawn.inside.shape, dtype=bool)
-    for name, organ in organs.items():
-        if name.startswith(("V_", "A_", "BileDuct", "Duodenum", "Stomach")):
-            vessels |= organ.inside
-    assert not (refined.inside & vessels).any()
-    remaining = drawn.inside & ~vessels
-    depth = ndimage.distance_transform_edt(remaining, sampling=spacing)
-    assert refined.inside[depth >= 0.6 * depth.max()].all()
-    labels, count = ndimage.label(refined.inside)
-    assert all(drawn.inside[labels == piece].any() for piece in range(1, count + 1))
-    assert np.array_equal(ndimage.binary_fill_holes(refined.inside) & ~vessels, refined.inside)
-
-
-def check_abstention(answer: Refinement, *words: str) -> None:
-    """Expect no contour, and each of the words in some reason."""
-    assert answer.status is TargetStatus.ABSTAINED
-    assert answer.refined is None
-    for word in words:
-        assert any(word in reason for reason in answer.reasons), (word, answer.reasons)
+from tests.refinement_scene import (
+    SETTINGS,
+    SHAPE,
+    SPACING_MM,
+    Scene,
+    check_abstention,
+    check_bounds,
+    dsc,
+    only,
+    refined_of,
+    registered,
+    registration,
+    run_refine,
+    scene_of,
+    with_voxels,
+)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -171,12 +52,12 @@ def test_contour_gets_better_within_its_bounds_when_the_mr_shows_the_node(
     seed: int, contrasts: tuple[str, ...]
 ) -> None:
     """A generous contour that reaches into the vein comes close to the truth."""
-    scene = _only(_scene(seed), *contrasts)
-    answer = _run(scene)
-    refined = _refined(answer)
+    scene = only(scene_of(seed), *contrasts)
+    answer = run_refine(scene)
+    refined = refined_of(answer)
     check_bounds(scene.drawn, refined, scene.organs, SETTINGS.max_outward_mm)
-    assert _dsc(scene.drawn, scene.truth) < 0.75
-    assert _dsc(refined, scene.truth) > 0.92
+    assert dsc(scene.drawn, scene.truth) < 0.75
+    assert dsc(refined, scene.truth) > 0.92
     change = answer.numbers["added_cm3"] - answer.numbers["removed_cm3"]
     assert change == pytest.approx(refined.volume_cm3 - scene.drawn.volume_cm3)
     assert answer.numbers["separation"] > 0.9
@@ -185,40 +66,40 @@ def test_contour_gets_better_within_its_bounds_when_the_mr_shows_the_node(
 @pytest.mark.parametrize("outward_mm", [0.0, 3.0, 5.0])
 def test_contour_grows_no_farther_than_allowed_when_drawn_too_small(outward_mm: float) -> None:
     """The refiner does not assume shrinkage, and `max_outward_mm` is a hard limit."""
-    scene = _scene(drawn_mm=-2.0)
+    scene = scene_of(drawn_mm=-2.0)
     settings = replace(SETTINGS, max_outward_mm=outward_mm)
-    answer = _run(scene, settings)
+    answer = run_refine(scene, settings)
     if outward_mm == 0.0:
         if answer.refined is not None:
             assert answer.numbers["added_cm3"] == 0.0
         return
-    refined = _refined(answer)
+    refined = refined_of(answer)
     check_bounds(scene.drawn, refined, scene.organs, outward_mm)
     assert refined.volume_cm3 > 1.2 * scene.drawn.volume_cm3
-    assert _dsc(refined, scene.truth) > _dsc(scene.drawn, scene.truth) + 0.08
+    assert dsc(refined, scene.truth) > dsc(scene.drawn, scene.truth) + 0.08
 
 
 def test_good_contour_stays_when_the_changes_lie_within_the_registration_uncertainty() -> None:
     """What the uncertainty alone could explain is not changed."""
-    scene = _scene()
+    scene = scene_of()
     good = replace(scene, drawn=scene.truth)
-    doubtful = _registered(good, _registration(uncertainty_mm=2.5))
-    check_abstention(_run(doubtful), "nothing differs from the drawn contour")
+    doubtful = registered(good, registration(uncertainty_mm=2.5))
+    check_abstention(run_refine(doubtful), "nothing differs from the drawn contour")
 
 
 def test_answer_is_the_same_when_asked_twice() -> None:
     """Deterministic: no random numbers, no order of threads."""
-    first, second = _run(_scene()), _run(_scene())
-    assert np.array_equal(_refined(first).inside, _refined(second).inside)
+    first, second = run_refine(scene_of()), run_refine(scene_of())
+    assert np.array_equal(refined_of(first).inside, refined_of(second).inside)
     assert first.numbers == second.numbers
 
 
 def test_only_the_vessel_goes_when_t1_is_alone_and_the_target_overlaps_it() -> None:
     """One contrast moves no contour; contoured anatomy needs no MR, and the reasons say so."""
-    scene = _only(_scene(), "T1")
-    answer = _run(scene)
+    scene = only(scene_of(), "T1")
+    answer = run_refine(scene)
     expected = scene.drawn.inside & ~scene.organs["V_Portal"].inside
-    assert np.array_equal(_refined(answer).inside, expected)
+    assert np.array_equal(refined_of(answer).inside, expected)
     assert any("only its overlap with V_Portal was removed" in r for r in answer.reasons)
     assert any("fewer than 2 kinds of MR contrast can be used (T1)" in r for r in answer.reasons)
 
@@ -228,118 +109,119 @@ def test_abstains_when_fewer_than_two_contrasts_and_nothing_overlaps(
     contrasts: tuple[str, ...],
 ) -> None:
     """DWI and ADC come from the same echoes: one kind of evidence."""
-    scene = _only(_scene(), *contrasts)
+    scene = only(scene_of(), *contrasts)
     free = replace(scene, organs={"Liver": scene.organs["Liver"]})
-    check_abstention(_run(free), "fewer than 2 kinds", "overlaps no contoured vessel")
+    check_abstention(run_refine(free), "fewer than 2 kinds", "overlaps no contoured vessel")
 
 
 def test_abstains_when_the_contrasts_are_unknown() -> None:
     """A series that does not tell its contrast is no evidence."""
-    scene = _scene()
+    scene = scene_of()
     series = tuple(replace(s, image=replace(s.image, contrast="")) for s in scene.mr)
-    answer = _run(replace(scene, mr=series, organs={}))
+    answer = run_refine(replace(scene, mr=series, organs={}))
     check_abstention(answer, "4 MR series do not tell their contrast", "(none)")
 
 
 @pytest.mark.parametrize("status", [RegistrationStatus.WARN, RegistrationStatus.FAIL])
 def test_abstains_when_the_registration_did_not_pass(status: RegistrationStatus) -> None:
     """Only `pass` lets the MR change a contour; no vessel is removed instead."""
-    answer = _run(_registered(_scene(), _registration(status)))
+    answer = run_refine(registered(scene_of(), registration(status)))
     check_abstention(answer, f"'{status}', not 'pass'", "two engines differ by 7 mm")
 
 
 def test_series_is_set_aside_when_its_own_registration_did_not_pass() -> None:
     """The others go on, and the reasons name the series."""
-    scene = _scene()
-    failed = replace(scene.mr[2], registration=_registration(RegistrationStatus.FAIL))
-    answer = _run(replace(scene, mr=(*scene.mr[:2], failed)))
+    scene = scene_of()
+    failed = replace(scene.mr[2], registration=registration(RegistrationStatus.FAIL))
+    answer = run_refine(replace(scene, mr=(*scene.mr[:2], failed)))
     assert answer.numbers["series_used"] == 2
     assert any(reason.startswith("DWI (series 3 of 3)") for reason in answer.reasons)
-    _refined(answer)
+    refined_of(answer)
 
 
 def test_abstains_when_the_registration_is_too_uncertain() -> None:
     """Beyond `max_uncertainty_mm` the MR says nothing about millimetres."""
-    answer = _run(_registered(_scene(), _registration(uncertainty_mm=4.0)))
+    answer = run_refine(registered(scene_of(), registration(uncertainty_mm=4.0)))
     check_abstention(answer, "uncertain by 4.0 mm, more than 3.0 mm")
 
 
 def test_abstains_when_there_is_no_mr() -> None:
     """Nothing to refine with."""
-    check_abstention(_run(replace(_scene(), mr=())), "no MR series was given")
+    check_abstention(run_refine(replace(scene_of(), mr=())), "no MR series was given")
 
 
 def test_abstains_when_the_mr_does_not_cover_the_target() -> None:
     """The target and a margin must lie within the MR: slices that end 2 mm after it do not do."""
-    scene = _scene()
+    scene = scene_of()
     last = int(np.flatnonzero(scene.drawn.inside.any(axis=(1, 2)))[-1])
     covered = np.ones(SHAPE, dtype=bool)
     covered[last + 2 :] = False
     valid = Mask(scene.drawn.geometry, covered)
     cut = replace(scene, mr=tuple(replace(s, valid=valid) for s in scene.mr))
-    check_abstention(_run(cut), "of the target with 5 mm around it, not all")
+    check_abstention(run_refine(cut), "of the target with 5 mm around it, not all")
 
 
 @pytest.mark.parametrize("grain_voxels", [0.0, 0.6, 1.0])
 def test_abstains_when_the_mr_is_noise(grain_voxels: float) -> None:
     """Noise, white or interpolated, shows none of the structures of the CT."""
-    scene, rng = _scene(), np.random.default_rng(7)
+    scene, rng = scene_of(), np.random.default_rng(7)
     noise = [
         ndimage.gaussian_filter(rng.standard_normal(SHAPE), grain_voxels).astype(np.float32)
         for _ in scene.mr
     ]
-    check_abstention(_run(_with_voxels(scene, noise)), "does not show the structures of the CT")
+    check_abstention(
+        run_refine(with_voxels(scene, noise)), "does not show the structures of the CT"
+    )
 
 
 @pytest.mark.parametrize("sigma_mm", [4.5, 6.0])
 def test_abstains_when_the_detail_of_the_mr_is_blurred_away(sigma_mm: float) -> None:
     """Coarse shapes remain and fit the CT, yet no border can be placed."""
-    scene = _scene()
+    scene = scene_of()
     sigma = [sigma_mm / step for step in SPACING_MM]
     blurred = [ndimage.gaussian_filter(series.image.voxels, sigma) for series in scene.mr]
-    check_abstention(_run(_with_voxels(scene, blurred)), "detail is blurred away")
+    check_abstention(run_refine(with_voxels(scene, blurred)), "detail is blurred away")
 
 
 def test_abstains_when_the_node_looks_like_its_surroundings() -> None:
-    """A sharp, well registered MR in which only the vessel differs does not tell where to stop."""
-    scene, rng = _scene(), np.random.default_rng(5)
-    vessel = scene.organs["V_Portal"].inside
+    """A sharp MR in its place, in which only vessel and liver differ, cannot tell where to stop."""
+    scene, rng = scene_of(), np.random.default_rng(5)
+    others = 300.0 * scene.organs["V_Portal"].inside + 150.0 * scene.organs["Liver"].inside
     same = [
-        (100.0 + 300.0 * vessel + 40.0 * rng.standard_normal(SHAPE)).astype(np.float32)
-        for _ in scene.mr
+        (100.0 + others + 15.0 * rng.standard_normal(SHAPE)).astype(np.float32) for _ in scene.mr
     ]
-    check_abstention(_run(_with_voxels(scene, same)), "hardly tells the target")
+    check_abstention(run_refine(with_voxels(scene, same)), "hardly tells the target")
 
 
 def test_abstains_with_all_reasons_when_the_target_is_tiny_and_the_mr_unfit() -> None:
     """Two voxels across: no evidence can be drawn from it; the other fault is told as well."""
-    scene = _registered(
-        _scene(radius_mm=4.0, drawn_mm=-2.0), _registration(RegistrationStatus.WARN)
+    scene = registered(
+        scene_of(radius_mm=4.0, drawn_mm=-2.0), registration(RegistrationStatus.WARN)
     )
-    check_abstention(_run(scene), "voxels across", "smaller than 0.20 cm3", "not 'pass'")
+    check_abstention(run_refine(scene), "voxels across", "smaller than 0.20 cm3", "not 'pass'")
 
 
 def test_abstains_when_the_result_would_be_implausible() -> None:
     """A volume far from the drawn one is told, not written."""
-    answer = _run(_scene(), replace(SETTINGS, min_volume_ratio=0.95))
+    answer = run_refine(scene_of(), replace(SETTINGS, min_volume_ratio=0.95))
     check_abstention(answer, "times the drawn volume, outside 0.95 to 1.90")
 
 
 def test_context_bars_nothing_when_a_structure_holds_the_target() -> None:
     """Body and a thrombosed vein hold the target: they are its surroundings, and that is told."""
-    scene = _scene()
+    scene = scene_of()
     around = Mask(scene.drawn.geometry, ndimage.binary_dilation(scene.drawn.inside, iterations=4))
     inside_vein = replace(scene, organs={"External": around, "V_Porta_Thromb": around})
-    answer = _run(inside_vein)
-    _refined(answer)
+    answer = run_refine(inside_vein)
+    refined_of(answer)
     assert any("lies within V_Porta_Thromb" in reason for reason in answer.reasons)
     assert not any("External" in reason for reason in answer.reasons)
 
 
 def test_core_and_vessel_stay_when_told_not_to_remove_overlap() -> None:
     """With `removes_overlap` off the drawn overlap may stay, but nothing grows into the vessel."""
-    scene = _scene()
-    answer = _run(scene, replace(SETTINGS, removes_overlap=False))
+    scene = scene_of()
+    answer = run_refine(scene, replace(SETTINGS, removes_overlap=False))
     if answer.refined is not None:
         new = answer.refined.inside & ~scene.drawn.inside
         assert not (new & scene.organs["V_Portal"].inside).any()
@@ -347,7 +229,7 @@ def test_core_and_vessel_stay_when_told_not_to_remove_overlap() -> None:
 
 def test_tidy_fills_holes_and_drops_islands() -> None:
     """Islands without core or drawn voxels go, small ones too; a hole within is filled."""
-    scene = _scene()
+    scene = scene_of()
     region = make_region(scene.drawn, {}, SETTINGS)
     middle = tuple(int(np.median(at)) for at in np.nonzero(region.core))
     spoiled = region.drawn.copy()
@@ -384,13 +266,13 @@ def test_settings_are_refused_when_out_of_bounds() -> None:
 
 def test_unfit_input_is_refused() -> None:
     """An empty target, or anything off the CT's grid, is a clear error."""
-    scene = _scene()
+    scene = scene_of()
     nothing = Mask(scene.drawn.geometry, np.zeros(SHAPE, dtype=bool))
     with pytest.raises(EmptyStructureError):
-        _run(replace(scene, drawn=nothing))
+        run_refine(replace(scene, drawn=nothing))
     other = scene.drawn.geometry.crop((0, 0, 0), (5, 5, 5))
     with pytest.raises(GeometryMismatchError):
-        _run(replace(scene, organs={"Liver": Mask(other, np.ones((5, 5, 5), dtype=bool))}))
+        run_refine(replace(scene, organs={"Liver": Mask(other, np.ones((5, 5, 5), dtype=bool))}))
 
 
 @pytest.mark.parametrize("sigma_mm", [0.0, 1.0, 2.0, 3.0])
@@ -404,14 +286,17 @@ def test_blur_of_a_step_is_measured(sigma_mm: float) -> None:
 
 
 def test_figures_of_evidence_by_hand() -> None:
-    """Area under the curve, explained variance, and the t density against SciPy's."""
+    """Area under the curve, explained variance, and the density of a look against SciPy's."""
     assert area_under_roc(np.array([3.0, 2.0]), np.array([1.0, 2.0])) == 3.5 / 4
     values, labels = np.array([0.0, 2.0, 10.0, 12.0]), np.array([1, 1, 2, 2])
     assert variance_explained(values, labels) == pytest.approx(25 / 26, abs=0.01)
-    mean, scale = np.array([1.0, -2.0]), np.array([[2.0, 0.3], [0.3, 0.5]])
+    centre, scale = np.array([1.0, -2.0]), np.array([2.0, 0.5])
     at = np.array([[0.0, 0.0], [1.0, -2.0], [5.0, 3.0]])
-    expected = stats.multivariate_t(mean, scale, df=4).logpdf(at)
-    assert StudentT(mean, scale, 4.0).log_density(at) == pytest.approx(expected)
+    likely = stats.t.pdf(at, df=4, loc=centre, scale=scale)
+    expected = np.log(0.9 * likely + 0.1 * 0.1)
+    look = Look(centre, scale, 4.0, 0.1)
+    assert look.log_densities(at) == pytest.approx(expected)
+    assert look.log_density(at, np.array([1.0, 0.0])) == pytest.approx(expected[:, 0])
 
 
 def _case_from(datasets: CaseDatasets, ct_from_mr: RigidTransform) -> tuple[Case, Scene]:
@@ -424,7 +309,7 @@ def _case_from(datasets: CaseDatasets, ct_from_mr: RigidTransform) -> tuple[Case
     }
     drawn = masks.pop(next(name for name in masks if name.startswith("GTV")))
     series = tuple(
-        ResampledMr(*resample(image, case.ct.geometry, ct_from_mr), _registration())
+        ResampledMr(*resample(image, case.ct.geometry, ct_from_mr), registration())
         for image in case.mr
     )
     return case, Scene(drawn, drawn, case.ct, series, masks)
@@ -437,7 +322,7 @@ def test_contour_of_the_phantom_gets_better_with_the_true_registration(seed: int
     mr = {series[0].SeriesInstanceUID: series for series in study.mr.values()}
     datasets = CaseDatasets(ct=study.ct, structure_set=study.structure_set, mr=mr)
     _, scene = _case_from(datasets, study.ct_from_mr)
-    refined = _refined(_run(scene))
+    refined = refined_of(run_refine(scene))
     check_bounds(scene.drawn, refined, scene.organs, SETTINGS.max_outward_mm)
     before, after = (compare(study.true_target, mask) for mask in (scene.drawn, refined))
     assert after["dsc"] > before["dsc"] + 0.05
@@ -462,4 +347,4 @@ def test_abstains_when_a_real_patient_has_t1_only(real_data: Path, name: str) ->
     still = RigidTransform(np.eye(4), ct[0].FrameOfReferenceUID, mr[0].FrameOfReferenceUID)
     datasets = CaseDatasets(ct=ct, structure_set=structures, mr={mr[0].SeriesInstanceUID: mr})
     _, scene = _case_from(datasets, still)
-    check_abstention(_run(scene), "fewer than 2 kinds of MR contrast can be used (T1)")
+    check_abstention(run_refine(scene), "fewer than 2 kinds of MR contrast can be used (T1)")

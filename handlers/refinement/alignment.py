@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Shift = tuple[float, float, float]
 
 REACH_MM = 10.0
@@ -28,6 +29,9 @@ FINE_MM = (2.0, 1.0)
 BINS = 24
 POINT_LIMIT = 10_000
 """Voxels that are compared; of more every n-th is taken."""
+
+LEAST_OVERLAP = 0.6
+"""A shift that leaves fewer of them on the series is not tried."""
 
 HU_RANGE = (-200.0, 300.0)
 
@@ -50,7 +54,8 @@ class Offset:
 def best_offset(
     hu: npt.NDArray[np.float32],
     signal: npt.NDArray[np.float32],
-    where: npt.NDArray[np.bool_],
+    where: Bools,
+    valid: Bools,
     spacing_mm: Sequence[float],
 ) -> Offset:
     """Return how far a series must be shifted to fit the CT best.
@@ -58,7 +63,8 @@ def best_offset(
     Args:
         hu: The CT.
         signal: The series, on its grid.
-        where: Voxels of the CT that are compared; holds one at least.
+        where: Voxels of the CT that are compared; holds one at least, and valid ones only.
+        valid: Voxels that the series covers.
         spacing_mm: Of the grid.
     """
     at = np.argwhere(where).astype(np.float64)
@@ -66,13 +72,21 @@ def best_offset(
     hu_bins = _bins(hu[where][:: -(-np.count_nonzero(where) // POINT_LIMIT)], *HU_RANGE)
     low, high = np.percentile(signal[where], (1, 99))
     scaled = np.clip((signal - low) / max(float(high - low), 1e-6), 0.0, 1.0)
+    size = np.array(hu.shape)[:, None]
     known: dict[Shift, float] = {}
 
     def similarity(shift: Shift) -> float:
         if shift not in known:
             points = (at + np.array(shift) / spacing_mm).T
             moved = ndimage.map_coordinates(scaled, points, order=1, mode="nearest")
-            known[shift] = _shared_information(hu_bins, _bins(moved, 0.0, 1.0))
+            cells = np.rint(points).astype(int)
+            inside = np.all((cells >= 0) & (cells < size), axis=0)
+            inside[inside] = valid[tuple(cells[:, inside])]
+            if np.count_nonzero(inside) < LEAST_OVERLAP * len(at):
+                known[shift] = 0.0
+            else:
+                bins = _bins(moved[inside], 0.0, 1.0)
+                known[shift] = _shared_information(hu_bins[inside], bins)
         return known[shift]
 
     steps = np.arange(-REACH_MM, REACH_MM + 0.1, COARSE_MM)

@@ -323,8 +323,10 @@ def _offset_faults(
         for part, margin, size in zip(region.block, margins, grid.shape, strict=True)
     )
     hu = ct.voxels[block]
-    where = series.valid.inside[block] & (hu > GAS_HU)
-    offset = best_offset(hu, series.image.voxels[block], where, region.geometry.spacing_mm)
+    valid = series.valid.inside[block]
+    offset = best_offset(
+        hu, series.image.voxels[block], valid & (hu > GAS_HU), valid, region.geometry.spacing_mm
+    )
     if offset.shift_mm <= settings.max_offset_mm or offset.gain <= settings.min_offset_gain:
         return []
     return [
