@@ -19,7 +19,8 @@ from handlers.geometry import RigidTransform
 from handlers.refinement import RefinementSettings
 from handlers.refinement.appearance import Look, area_under_roc
 from handlers.refinement.evidence import blur_mm, variance_explained
-from handlers.refinement.region import make_region, matches, tidy
+from handlers.refinement.region import make_region, tidy
+from handlers.roi_names import matches
 from handlers.sampling import mask_from_roi, resample
 from handlers.values import (
     Case,

@@ -11,7 +11,7 @@ import pytest
 from handlers.errors import GeometryMismatchError
 from handlers.geometry import Geometry
 from handlers.refinement import RefinementSettings
-from handlers.refinement.region import matches
+from handlers.roi_names import matches
 from handlers.sampling import contours_from_mask
 from handlers.values import Case, Image, Mask, Roi, Severity, StructureSet
 from node.second_opinion import (

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage import measure
 
-from handlers.refinement.region import Region, matches
+from handlers.refinement.region import Region
 from handlers.refinement.settings import BOWEL_PATTERNS, DUCT_PATTERNS, VESSEL_PATTERNS
+from handlers.roi_names import matches
 from handlers.sampling import signed_distance_of_array
 from handlers.values import MoveCause, SurfaceMoves, VolumeChange
 

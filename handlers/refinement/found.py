@@ -21,10 +21,11 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from handlers.refinement.evidence import FAT_HU, GAS_HU, Channel
-from handlers.refinement.region import Region, matches
+from handlers.refinement.region import Region
 from handlers.refinement.settings import RefinementSettings
 from handlers.refinement.surroundings import Surroundings, look_around
 from handlers.refinement.vessels import MAX_SHARE_INSIDE, find_vessels
+from handlers.roi_names import matches
 from handlers.values import Image, MoveCause
 
 Bools = npt.NDArray[np.bool_]

@@ -3,9 +3,8 @@
 Knows structures only, no image.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from scipy import ndimage
 
 from handlers.geometry import Geometry
 from handlers.refinement.settings import RefinementSettings
+from handlers.roi_names import matches
 from handlers.sampling import signed_distance_mm
 from handlers.values import Mask
 
@@ -124,11 +124,6 @@ def without_found(region: Region, found: Mapping[str, Bools]) -> Region:
         allowed=region.allowed & ~(depth_mm > FOUND_DOUBT_MM),
         structures={**region.structures, **found},
     )
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Tell whether an ROI name matches one of the patterns, ignoring case."""
-    return any(fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns)
 
 
 def tidy(inside: Bools, region: Region, settings: RefinementSettings) -> Bools:
