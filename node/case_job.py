@@ -9,8 +9,14 @@ from typing import Any
 from pydicom.uid import RTDoseStorage
 
 from node.assembly import CaseProposal, StoredInstance
-from node.compute_job import ComputeSettings, Job, JobFinding, OtherCtPaths
-from node.config import NodeSection, Protocol
+from node.compute_job import (
+    ComputeSettings,
+    Job,
+    JobFinding,
+    OtherCtPaths,
+    SecondOpinionChoice,
+)
+from node.config import NodeSection, Protocol, SecondOpinionSection
 
 
 def software_version() -> str:
@@ -26,6 +32,7 @@ def case_job(
     protocol: Protocol,
     node: NodeSection,
     *,
+    second_opinion: SecondOpinionSection | None,
     root: str,
     created: datetime,
 ) -> Job:
@@ -35,6 +42,7 @@ def case_job(
         proposal: What assembly found; nothing is waited for.
         protocol: The recipe.
         node: Limits of the node.
+        second_opinion: The outside program that outlines organs, if one is configured.
         root: Folder to which the objects' paths are relative.
         created: Date and time of everything that will be made.
     """
@@ -48,6 +56,8 @@ def case_job(
         target=protocol.target,
         derived=protocol.derived,
         registration=protocol.registration,
+        second_opinion=second_opinion
+        and SecondOpinionChoice(fast=second_opinion.fast, device=second_opinion.device),
     )
     ct = [
         i
@@ -86,6 +96,7 @@ def case_job(
         software_version=software_version(),
         created=created,
         memory_mib=node.compute_memory_mib,
+        second_opinion=second_opinion and second_opinion.settings(),
         destinations=protocol.destinations,
     )
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from node.outline_program import SecondOpinionSettings
 from node.protocol import DerivedRule, Review, TargetSwitch
 
 OUTCOME_FILE = "outcome.json"
@@ -13,8 +14,17 @@ OUTPUT_FOLDER = "out"
 METRICS_FILE = "metrics.json"
 
 
+class SecondOpinionChoice(BaseModel):
+    """What results tell of how a second opinion was asked for: no path of the machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fast: bool
+    device: Literal["cpu", "gpu"]
+
+
 class ComputeSettings(BaseModel):
-    """What a protocol says about computing; fields as in `node.protocol.Protocol`."""
+    """What is told about computing in every result; fields as in `node.protocol.Protocol`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,6 +37,7 @@ class ComputeSettings(BaseModel):
     target: tuple[TargetSwitch, ...] = ()
     derived: tuple[DerivedRule, ...] = ()
     registration: Literal["automatic", "as-sent"] = "automatic"
+    second_opinion: SecondOpinionChoice | None = None
 
 
 class JobFinding(BaseModel):
@@ -58,6 +69,7 @@ class Job(BaseModel):
         uid_seed: Fingerprint of inputs, settings and software version: all UIDs derive from it.
         created: ISO 8601 with time zone; every date and time in the results comes from it.
         memory_mib: Limit of the address space.
+        second_opinion: Where the outside program and its weights are; never told in results.
         destinations: Names of the peers that the results are owed to; not the child's business.
     """
 
@@ -77,6 +89,7 @@ class Job(BaseModel):
     software_version: str
     created: datetime
     memory_mib: float
+    second_opinion: SecondOpinionSettings | None = None
     destinations: tuple[str, ...] = ()
 
 

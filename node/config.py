@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from node.errors import ConfigError
+from node.outline_program import SecondOpinionSection
 from node.protocol import (
     ClipRule,
     DerivedRule,
@@ -48,6 +49,7 @@ __all__ = [
     "Prescription",
     "Protocol",
     "Role",
+    "SecondOpinionSection",
     "TlsSection",
     "WebSection",
     "default_config",
@@ -251,6 +253,7 @@ class Config(Section):
     node: NodeSection = NodeSection()
     tls: TlsSection | None = None
     web: WebSection = WebSection()
+    second_opinion: SecondOpinionSection | None = None
     peer: Annotated[tuple[Peer, ...], Strict(strict=False)] = ()
     protocol: Annotated[tuple[Protocol, ...], Strict(strict=False)] = ()
     origin: Literal["defaults", "file"] = "defaults"
@@ -334,6 +337,8 @@ def _rooted(config: Config, folder: Path) -> Config:
         update={
             "node": copied(config.node, "data"),
             "tls": config.tls and copied(config.tls, "certificate", "key", "peer_authorities"),
+            "second_opinion": config.second_opinion
+            and copied(config.second_opinion, "weights", "program"),
             "peer": tuple(copied(p, "certificate", "passcode_file") for p in config.peer),
         }
     )
@@ -355,6 +360,7 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
     peers, protocols = _tables(document, "peer"), _tables(document, "protocol")
     problems = [f"peer name {name!r} is used twice" for name in _twice(peers)]
     problems += _tls_problems(document, peers)
+    problems += _second_opinion_problems(document)
     problems += [f"protocol name {name!r} is used twice" for name in _twice(protocols)]
     receivers = {str(p.get("name")) for p in peers if Role.RECEIVE in _texts(p, "roles")}
     for protocol in protocols:
@@ -390,6 +396,23 @@ def _tls_problems(document: Mapping[str, Any], peers: Sequence[Mapping[str, Any]
     if node.get("port", 11112) == tls.get("port", 2762) != 0:
         problems.append("tls.port is node.port: the encrypted listener needs a port of its own")
     return problems
+
+
+def _second_opinion_problems(document: Mapping[str, Any]) -> list[str]:
+    found = (document.get("second_opinion"), document.get("node", {}))
+    opinion, node = (table if isinstance(table, dict) else None for table in found)
+    if opinion is None or node is None:
+        return []
+    fields = SecondOpinionSection.model_fields, NodeSection.model_fields
+    own_s = opinion.get("timeout_s", fields[0]["timeout_s"].default)
+    case_s = node.get("compute_timeout_s", fields[1]["compute_timeout_s"].default)
+    # anything else than numbers is told where the sections are checked
+    if all(type(each) in (int, float) for each in (own_s, case_s)) and own_s >= case_s:
+        return [
+            f"second_opinion.timeout_s ({own_s:g}) must be smaller than node.compute_timeout_s "
+            f"({case_s:g}): else a slow program takes the whole case with it"
+        ]
+    return []
 
 
 def _tables(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -436,6 +459,7 @@ def _suggestion(key: str, location: tuple[int | str, ...]) -> str:
         "node": NodeSection,
         "tls": TlsSection,
         "web": WebSection,
+        "second_opinion": SecondOpinionSection,
         "peer": Peer,
         "protocol": Protocol,
         "prescription": Prescription,

@@ -1,8 +1,8 @@
 """The program that gives a second opinion: where it is, what it is asked for, what it needs.
 
-Data about TotalSegmentator and checks of an installation, without starting it: whoever reads the
-configuration or looks for faults needs no more than this. How it is run and what becomes of its
-answer is `node.second_opinion`'s.
+Data about TotalSegmentator, its section of the configuration, and checks of an installation, without
+starting it: whoever reads the configuration or looks for faults needs no more than this. How it is
+run and what becomes of its answer is `node.second_opinion`'s.
 
 Read first: Wasserthal et al. 2023, Radiology: Artificial Intelligence 5(5):e230024.
 """
@@ -11,9 +11,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Strict
 
 from node.errors import NodeError
+from node.protocol import Positive, Section
 
 PROGRAM = "TotalSegmentator"
 """Its console script, looked for on the PATH where no path is configured."""
@@ -47,6 +50,29 @@ class SecondOpinionSettings:
     device: Literal["cpu", "gpu"] = "cpu"
     timeout_s: float = 1200.0
     memory_mib: float = 16384.0
+
+
+class SecondOpinionSection(Section):
+    """`[second_opinion]`: the operator's program, off without it; as `SecondOpinionSettings`."""
+
+    weights: Annotated[Path, Strict(strict=False)]
+    program: Annotated[Path, Strict(strict=False)] | None = None
+    fast: bool = False
+    device: Literal["cpu", "gpu"] = "cpu"
+    timeout_s: Positive = 1200.0
+    memory_mib: Positive = 16384.0
+
+    def settings(self) -> SecondOpinionSettings:
+        """Return the settings it stands for; only the planning CT is asked about."""
+        return SecondOpinionSettings(
+            # absolute: a bare file name would be looked for on the PATH
+            weights=self.weights.absolute(),
+            program=None if self.program is None else self.program.absolute(),
+            is_fast=self.fast,
+            device=self.device,
+            timeout_s=self.timeout_s,
+            memory_mib=self.memory_mib,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +157,17 @@ def check(settings: SecondOpinionSettings) -> list[str]:
     for modality in settings.modalities:
         problems += weights_problems(TASKS[modality, settings.is_fast], settings.weights)
     return list(dict.fromkeys(problems))
+
+
+def unready(task: Task, settings: SecondOpinionSettings) -> str:
+    """Return why a task cannot be run, for a result: no path of this machine; empty if it can."""
+    reasons = []
+    if program_problems(settings):
+        where = "on the PATH" if settings.program is None else "where it is configured"
+        reasons.append(f"there is no program {PROGRAM} {where} that can be run")
+    if weights_problems(task, settings.weights):
+        reasons.append(f"weights of task {task.name} are not in the configured folder")
+    return "; ".join(reasons)
 
 
 def find_program(settings: SecondOpinionSettings) -> Path:

@@ -26,6 +26,7 @@ from node.supervise import ChildProcesses
 STEPS = (
     "read",
     "decode",
+    "second opinion",
     "structures",
     "registration",
     "resampling",
@@ -33,7 +34,7 @@ STEPS = (
     "metrics",
     "encode",
 )
-"""The steps in order, for whoever draws a progress bar."""
+"""The steps in order, for whoever draws a progress bar; one that is not configured is not told."""
 
 MOST_UNREADABLE_TOLD = 5
 """Different reasons told for files that hold no usable object; the rest is counted."""
@@ -96,7 +97,14 @@ def process(
     gathered = gather(inputs)
     proposal = only_case(gathered, protocols)
     protocol = next(p for p in protocols if p.name == proposal.protocol_name)
-    job = case_job(proposal, protocol, config.node, root="/", created=datetime.now(UTC))
+    job = case_job(
+        proposal,
+        protocol,
+        config.node,
+        second_opinion=config.second_opinion,
+        root="/",
+        created=datetime.now(UTC),
+    )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".hilum-", dir=out.parent) as temporary:

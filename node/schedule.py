@@ -129,7 +129,14 @@ class Schedule:
             # of the objects, not of the clock: computed again, a case gives the same bytes
             created = max(i.received_at for i in proposal.instances)
             root = str(node.data.resolve())
-            job = case_job(proposal, protocol, node, root=root, created=created)
+            job = case_job(
+                proposal,
+                protocol,
+                node,
+                second_opinion=self._config.second_opinion,
+                root=root,
+                created=created,
+            )
             jobs[proposal.case_id] = job.model_dump_json()
         self._cases.observe(patient_key, proposals, jobs, now)
         return proposals

@@ -46,8 +46,7 @@ from node.outline_program import (
     Task,
     check,
     find_program,
-    program_problems,
-    weights_problems,
+    unready,
 )
 
 __all__ = [
@@ -89,6 +88,7 @@ def consult(
     settings: SecondOpinionSettings,
     *,
     ignore_patterns: Sequence[str],
+    context_fraction: float = 1.0,
     may_take_from_targets: bool = False,
 ) -> tuple[dict[str, Mask], tuple[Finding, ...]]:
     """Return outlines of the organs that nobody drew on the planning CT, and what to tell of them.
@@ -109,6 +109,7 @@ def consult(
         opinion,
         targets,
         ignore_patterns=ignore_patterns,
+        context_fraction=context_fraction,
         may_take_from_targets=may_take_from_targets,
     )
     text = f"outlined by {PROGRAM}, not reviewed by anybody: {', '.join(organs) or 'nothing'}"
@@ -131,18 +132,20 @@ def second_opinion(
 
     Raises:
         SecondOpinionError: Program or weights are missing, or it failed, took too long, or left
-            something else than the masks that were asked for. What it printed is not told, since
-            it may quote anything.
+            something else than the masks that were asked for. The text may stand in results: it
+            names no path, and not what the program printed, which may quote anything.
     """
     task = TASKS.get((image.modality, settings.is_fast))
     if task is None:
         raise SecondOpinionError(
             f"there is no task for images of modality {image.modality}", hint="ask about CT or MR"
         )
-    problems = program_problems(settings) + weights_problems(task, settings.weights)
-    if problems:
+    problem = unready(task, settings)
+    if problem:
         raise SecondOpinionError(
-            "; ".join(problems), hint="or leave out the section [second_opinion]: it is optional"
+            problem,
+            hint="`hilum doctor` names the files and how to fetch them; or leave out the section "
+            "[second_opinion]: it is optional",
         )
     try:
         # a short path: the program puts sockets there, whose names have a limit
@@ -174,6 +177,7 @@ def with_second_opinion(
     targets: Iterable[Mask],
     *,
     ignore_patterns: Sequence[str],
+    context_fraction: float = 1.0,
     may_take_from_targets: bool = False,
 ) -> dict[str, Mask]:
     """Return the outlines that stand in for organs which nobody drew.
@@ -184,6 +188,9 @@ def with_second_opinion(
         targets: The drawn targets.
         ignore_patterns: ROI names that are no organ for the refinement (targets, margins, bags):
             `RefinementSettings.ignore_patterns`.
+        context_fraction: An outline that holds at least this part of a target is what the target
+            lies in (`RefinementSettings.context_fraction`), takes nothing from it, and stays whole:
+            cut out, a liver would bar all growth of a target within.
         may_take_from_targets: Whether an outline may overlap a drawn target, and thereby take
             something from it. By default the overlap is cut out of the outline: it then bars
             growth, and the clinician's contour stands.
@@ -206,7 +213,9 @@ def with_second_opinion(
             )
         inside = mask.inside
         for target in () if may_take_from_targets else targets:
-            inside = inside & ~target.inside
+            held = np.count_nonzero(mask.inside & target.inside)
+            if held < context_fraction * np.count_nonzero(target.inside):
+                inside = inside & ~target.inside
         if inside.any():
             organs[name] = Mask(mask.geometry, inside)
     return organs
@@ -237,7 +246,8 @@ def _memory_bytes(settings: SecondOpinionSettings) -> int:
         raise SecondOpinionError(
             f"{PROGRAM} is to have {settings.memory_mib:.0f} MiB of memory, but this process may "
             f"give no more than {allowed / 1024 / 1024:.0f}",
-            hint="lower second_opinion.memory_mib, or raise node.compute_memory_mib",
+            hint="lower second_opinion.memory_mib, or raise the limit under which the node runs "
+            "(ulimit -v)",
         )
     return wanted
 

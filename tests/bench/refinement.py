@@ -215,7 +215,7 @@ def pairs(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     wanted = [sarcoma.SarcomaSpec(root, name) for name in names]
     paths = prepare(wanted, arguments.cache, arguments.jobs)
-    given = [(path, arguments.out) for path in paths]
+    given = [(path, arguments.out, arguments.t1_twice) for path in paths]
     rows = []
     for row in in_own_processes(sarcoma.pair, given, arguments.jobs):
         rows.append(row)
@@ -259,6 +259,7 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=without_each)
     one = commands.add_parser("sarcoma", parents=[shared], help=pairs.__doc__)
     one.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    one.add_argument("--t1-twice", action="store_true", help="as an experiment, T1 as T2 too")
     one.set_defaults(run=pairs)
     return whole
 

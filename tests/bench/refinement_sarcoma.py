@@ -71,15 +71,18 @@ class Pair:
     peak_mib: float
 
 
-def pair(arguments: tuple[Path, Path]) -> Pair:
+def pair(arguments: tuple[Path, Path, bool]) -> Pair:
     """Refine a kept pair, draw it, and return its figures.
 
     Args:
-        arguments: File of the case, folder for its picture.
+        arguments: File of the case, folder for its picture, and whether the T1 is given a second
+            time as if it were a T2: what the rules on real images are worth beyond the number of
+            contrasts.
     """
-    path, out = arguments
+    path, out, is_doubled = arguments
     case = load(path)
-    refinement, cpu_s, peak_mib = timed(case, case.mr)
+    again = [replace(m, image=replace(m.image, contrast="T2")) for m in case.mr]
+    refinement, cpu_s, peak_mib = timed(case, (*case.mr, *(again if is_doubled else ())))
     final = refinement.refined or case.drawn
     before, after = (compare(case.truth, mask) for mask in (case.drawn, final))
     picture(out / f"{case.name}.png", case, refinement)
