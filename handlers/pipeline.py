@@ -95,6 +95,7 @@ def run(
     *,
     seconds: Callable[[], float],
     on_step: Callable[[str], None],
+    further_organs: Mapping[str, Mask] | None = None,
 ) -> CaseResult:
     """Register, refine and measure one case.
 
@@ -103,6 +104,9 @@ def run(
         settings: How to compute it.
         seconds: A clock that only runs forward.
         on_step: Is told the name of each step as it begins.
+        further_organs: Organs that nobody drew, on the grid of the CT, by name. They bound targets
+            and are measured to; what the protocol cuts at organs is cut at drawn ones only. A drawn
+            ROI of the same name takes the place of such an organ.
 
     Raises:
         InputRejectedError: No ROI is a target, or no target has a usable contour.
@@ -116,6 +120,7 @@ def run(
             # two ROIs may bear one name; each is an organ all the same
             name = roi.name if roi.name not in organs else f"{roi.name} (ROI {roi.number})"
             organs[name] = mask_from_roi(roi, case.ct.geometry)
+    neighbours = {**(further_organs or {}), **organs}
     watch.begin("registration")
     # "as sent" speaks of the MR: of a CBCT, the daily position is what is asked for
     freely = replace(settings.registration, use_as_sent=False)
@@ -134,9 +139,11 @@ def run(
         if image.series_instance_uid in registration.series_uids
     )
     watch.begin("refinement")
-    refinements, settled_findings = _refined(case, drawn, resampled, organs, settings)
+    refinements, settled_findings = _refined(case, drawn, resampled, neighbours, settings)
     watch.begin("metrics")
-    targets, derived_findings = _measured(case, drawn, refinements, organs, settings.derived)
+    targets, derived_findings = _measured(
+        case, drawn, refinements, neighbours, settings.derived, drawn_organs=organs
+    )
     positions, position_findings = _daily_positions(case, registrations, targets)
     watch.end()
     return CaseResult(
@@ -294,6 +301,8 @@ def _measured(
     refinements: Mapping[Roi, Refinement],
     organs: Mapping[str, Mask],
     rules: Sequence[DerivedRule],
+    *,
+    drawn_organs: Mapping[str, Mask],
 ) -> tuple[tuple[TargetResult, ...], tuple[Finding, ...]]:
     taken = {roi.name.casefold() for roi in case.structure_set.rois}
     names: dict[Roi, str | None] = dict.fromkeys(drawn)
@@ -313,7 +322,7 @@ def _measured(
             if other.inside.any()
         }
         versions = TargetVersions(roi, mask, refinements[roi], names[roi])
-        derived, noticed = derive(versions, rules, organs, taken)
+        derived, noticed = derive(versions, rules, drawn_organs, taken)
         metrics = {} if refined is None else compare(mask, refined)
         results.append(
             TargetResult(roi, mask, refinements[roi], names[roi], metrics, distances, derived)

@@ -487,7 +487,8 @@ class CaseResult:
 
     `daily_positions` holds one entry for each CBCT whose registration did not fail, by its Series
     Instance UID. `review` names what the protocol asks to be written for people who review the
-    proposals: `probability-seg`, `probability-map`, `structures`.
+    proposals: `probability-seg`, `probability-map`, `structures`. `outlined` are organs, by name,
+    that nobody drew and an outside program, `outlined_by`, outlined on the CT's grid.
     """
 
     case: Case
@@ -498,6 +499,8 @@ class CaseResult:
     timing_s: Mapping[str, float]
     daily_positions: Mapping[str, DailyPosition] = field(default_factory=dict)
     review: frozenset[str] = frozenset()
+    outlined: Mapping[str, Mask] = field(default_factory=dict)
+    outlined_by: str = ""
 
 
 def _lock(owner: object, name: str, dtype: type[np.generic], geometry: Geometry) -> None:

@@ -56,8 +56,9 @@ def case_job(
         target=protocol.target,
         derived=protocol.derived,
         registration=protocol.registration,
-        second_opinion=second_opinion
-        and SecondOpinionChoice(fast=second_opinion.fast, device=second_opinion.device),
+        second_opinion=None
+        if second_opinion is None
+        else SecondOpinionChoice(fast=second_opinion.fast, device=second_opinion.device),
     )
     ct = [
         i
@@ -96,7 +97,7 @@ def case_job(
         software_version=software_version(),
         created=created,
         memory_mib=node.compute_memory_mib,
-        second_opinion=second_opinion and second_opinion.settings(),
+        second_opinion=None if second_opinion is None else second_opinion.settings(),
         destinations=protocol.destinations,
     )
 

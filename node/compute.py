@@ -1,12 +1,14 @@
 """What runs in the child process: read the files, decode, compute, encode, write, say how it ended.
 
-The child has paths and settings; it has neither database nor network. It leaves result files in
+Where a second opinion is configured, it is asked for first: the core is handed its outlines. The
+child has paths and settings; it has neither database nor network. It leaves result files in
 `out/` and, last of all, one outcome record, so that a record on disk means that all files are.
 Started as `python -m node.compute JOB PARENT`.
 """
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import resource
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pydicom
 
 from handlers.decode import CaseDatasets, DecodedCase, decode_case
@@ -26,11 +29,11 @@ from handlers.derived import ClipRule, DerivedRule
 from handlers.encode import Authorship, Sources, encode_result_set
 from handlers.errors import HandlerError, InputRejectedError
 from handlers.margins import Margins
-from handlers.pipeline import Settings, TargetSwitch, run
+from handlers.pipeline import Settings, TargetSwitch, find_targets, run
 from handlers.refinement import RefinementSettings
 from handlers.registration import RegistrationSettings
 from handlers.report import metrics_document
-from handlers.values import Finding, Severity
+from handlers.values import Case, CaseResult, Finding, Severity
 from node import protocol
 from node.compute_job import (
     METRICS_FILE,
@@ -41,6 +44,8 @@ from node.compute_job import (
     Outcome,
 )
 from node.disk import sync_folder
+from node.outline_program import PROGRAM
+from node.second_opinion import consult
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that this process gets when its parent dies."""
@@ -59,13 +64,12 @@ def compute(job: Job, out: Path) -> Outcome:
         dataset.pop("PixelData", None)
     noticed = tuple(Finding(f.code, Severity(f.severity), f.text) for f in job.findings)
     case = replace(decoded.case, findings=(*noticed, *decoded.case.findings))
-    settings = pipeline_settings(job.settings)
-    result = run(case, settings, seconds=time.monotonic, on_step=_tell)
+    result = _result(case, job)
     _tell("encode")
     authorship = Authorship(
         created=job.created,
         software_version=job.software_version,
-        uid_seed=job.uid_seed,
+        uid_seed=_uid_seed(job, result),
         parameters=json.dumps(job.settings.model_dump(), sort_keys=True),
     )
     sources = _sources(decoded)
@@ -92,6 +96,53 @@ def compute(job: Job, out: Path) -> Outcome:
         "findings": document["findings"],
     }
     return Outcome(kind="done", results=results, summary=summary)
+
+
+def _result(case: Case, job: Job) -> CaseResult:
+    settings = pipeline_settings(job.settings)
+    if job.second_opinion is None:
+        return run(case, settings, seconds=time.monotonic, on_step=_tell)
+    # an unfit case is refused before minutes are spent on it
+    targets, _ = find_targets(case, settings.target_patterns)
+    _tell("second opinion")
+    began_s = time.monotonic()
+    outlined, findings = consult(
+        case,
+        targets.values(),
+        job.second_opinion,
+        ignore_patterns=settings.refinement.ignore_patterns,
+        context_fraction=settings.refinement.context_fraction,
+    )
+    spent_s = time.monotonic() - began_s
+    result = run(
+        replace(case, findings=(*case.findings, *findings)),
+        settings,
+        seconds=time.monotonic,
+        on_step=_tell,
+        further_organs=outlined,
+    )
+    return replace(
+        result,
+        outlined=outlined,
+        outlined_by=PROGRAM,
+        timing_s={"second opinion": spent_s, **result.timing_s},
+    )
+
+
+def _uid_seed(job: Job, result: CaseResult) -> str:
+    """Return what all UIDs follow from: also what was outlined, which depends on the machine.
+
+    Weights that come later, or a program that once took too long, make other results of the same
+    job: those must not bear the UIDs of the first.
+    """
+    if job.second_opinion is None:
+        return job.uid_seed
+    digest = hashlib.sha256(job.uid_seed.encode())
+    for name, mask in sorted(result.outlined.items()):
+        digest.update(name.encode() + np.packbits(mask.inside).tobytes())
+    for finding in result.case.findings:
+        digest.update(finding.text.encode())
+    return digest.hexdigest()
 
 
 def _datasets(job: Job) -> CaseDatasets:
@@ -160,8 +211,7 @@ def main(arguments: Sequence[str]) -> int:
     job_file = Path(arguments[0])
     _die_with_parent(int(arguments[1]))
     job = Job.model_validate_json(job_file.read_text(encoding="utf-8"))
-    limit = int(job.memory_mib * 1024 * 1024)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _limit_memory(job)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     out = job_file.parent / OUTPUT_FOLDER
     out.mkdir()
@@ -172,6 +222,17 @@ def main(arguments: Sequence[str]) -> int:
         sync_folder(folder)
     _write(job_file.parent / OUTCOME_FILE, outcome.model_dump_json())
     return 0
+
+
+def _limit_memory(job: Job) -> None:
+    """Bound this process; leave room above for the outside program, which gets its own bound."""
+    own = hard = int(job.memory_mib * 1024 * 1024)
+    if job.second_opinion is not None:
+        wanted = int(job.second_opinion.memory_mib * 1024 * 1024)
+        _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+        is_free = allowed == resource.RLIM_INFINITY
+        hard = max(own, wanted if is_free else min(wanted, allowed))
+    resource.setrlimit(resource.RLIMIT_AS, (own, hard))
 
 
 def _outcome(job: Job, out: Path) -> Outcome:

@@ -20,6 +20,7 @@ from node.config import (
     NodeSection,
     Peer,
     Role,
+    SecondOpinionSection,
     TlsSection,
     is_loopback,
 )
@@ -39,6 +40,7 @@ from node.doctor_machine import (
 from node.errors import DeliveryError, NodeError
 from node.index import Index
 from node.index.heartbeats import Heartbeats
+from node.outline_program import PROGRAM, check
 
 
 def run_checks(config: Config, *, echo_timeout_s: float) -> tuple[Check, ...]:
@@ -62,6 +64,7 @@ def run_checks(config: Config, *, echo_timeout_s: float) -> tuple[Check, ...]:
         *check_access(config, datetime.now().astimezone()),
         *check_peer_table(config),
         *check_protocols(config),
+        *check_second_opinion(config.second_opinion),
     ]
     if config.peer:
         with ThreadPoolExecutor(max_workers=8) as pool:
@@ -222,6 +225,18 @@ def check_protocols(config: Config) -> tuple[Check, ...]:
         )
         for p in config.protocol
     )
+
+
+def check_second_opinion(section: SecondOpinionSection | None) -> tuple[Check, ...]:
+    """Tell what the outside program lacks; nothing where none is configured. Starts nothing."""
+    name = "second opinion"
+    if section is None:
+        return ()
+    mend = "until then cases are computed without it; or leave out [second_opinion]"
+    problems = check(section.settings())
+    if problems:
+        return tuple(Check(name, CheckStatus.WARN, problem, mend) for problem in problems)
+    return (Check(name, CheckStatus.OK, f"{PROGRAM} and its weights are in place; not started"),)
 
 
 def check_peer(

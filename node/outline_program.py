@@ -1,7 +1,7 @@
 """The program that gives a second opinion: where it is, what it is asked for, what it needs.
 
-Data about TotalSegmentator, its section of the configuration, and checks of an installation, without
-starting it: whoever reads the configuration or looks for faults needs no more than this. How it is
+Data about TotalSegmentator, its section of the configuration, and checks of an installation; it is
+not started: whoever reads the configuration or looks for faults needs no more than this. How it is
 run and what becomes of its answer is `node.second_opinion`'s.
 
 Read first: Wasserthal et al. 2023, Radiology: Artificial Intelligence 5(5):e230024.

@@ -1,7 +1,7 @@
 """Which ROIs a result adds to the structure set, in order, and what each of them says of itself.
 
 First the refined targets, then what the protocol derives from the targets, then, for review, the
-structures that were found. Draws nothing.
+structures that were found and the organs that an outside program outlined. Draws nothing.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,24 @@ DERIVATION_FAMILY = Code("123104", "DCM", "Morphological Operations")
 DERIVATION_NAME = "Hilum target derivation"
 FINDING_NAME = "Hilum structure finding"
 
+OUTLINE_FAMILY = Code("123110", "DCM", "Artificial Intelligence")
+"""Algorithm family of the second opinion (PS3.16 CID 7162)."""
+
+OUTLINE_NAME = "Hilum second opinion"
+"""Ours, as its version is: we ask another program, and cut what it says at the drawn targets."""
+
+NO_ORGAN_PREFIX = "z"
+"""TG-263: a structure that is none for dose evaluation; the refinement ignores it if it returns."""
+
 REVIEW_STRUCTURES = "structures"
-"""The wish, in `CaseResult.review`, to have found structures written."""
+"""The wish, in `CaseResult.review`, to have found structures and outlined organs written."""
 
 TARGET_COLORS = ((255, 128, 0), (0, 200, 255), (255, 0, 255), (128, 255, 0))
 """ROI Display Colors of refined targets, in turn: none of the reds that targets usually have."""
 
 DERIVED_COLORS = ((255, 190, 120), (120, 225, 255), (255, 140, 255), (190, 255, 120))
 FOUND_COLORS = ((150, 150, 150), (150, 150, 190), (150, 190, 150))
+OUTLINE_COLORS = ((110, 110, 110), (110, 110, 140), (110, 140, 110))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +87,9 @@ def new_rois(result: CaseResult) -> tuple[NewRoi, ...]:
     rois = [*refined, *_derived(result)]
     if REVIEW_STRUCTURES in result.review:
         taken = {roi.name.casefold() for roi in result.case.structure_set.rois}
-        rois += _found(result, taken | {roi.name.casefold() for roi in rois})
+        taken |= {roi.name.casefold() for roi in rois}
+        rois += _found(result, taken)
+        rois += _outlined(result, taken)
     grid = result.case.ct.geometry
     off_grid = [roi.name for roi in rois if not roi.mask.geometry.coincides_with(grid)]
     if off_grid:
@@ -121,7 +133,10 @@ def _derived(result: CaseResult) -> list[NewRoi]:
 
 
 def _found(result: CaseResult, taken: set[str]) -> list[NewRoi]:
-    """Return the found structures; what was found of one name round several targets is one ROI."""
+    """Return the found structures; what was found of one name round several targets is one ROI.
+
+    The names chosen are added to `taken`.
+    """
     merged: dict[str, Mask] = {}
     for target in result.targets:
         for name, mask in target.refinement.found.items():
@@ -145,6 +160,30 @@ def _found(result: CaseResult, taken: set[str]) -> list[NewRoi]:
             generation="AUTOMATIC",
             algorithm=(REFINEMENT_FAMILY, FINDING_NAME),
             color=FOUND_COLORS[len(rois) % len(FOUND_COLORS)],
+        )
+        rois.append(roi)
+    return rois
+
+
+def _outlined(result: CaseResult, taken: set[str]) -> list[NewRoi]:
+    """Return the organs that nobody drew and an outside program outlined."""
+    rois: list[NewRoi] = []
+    for name, mask in result.outlined.items():
+        if not mask.inside.any():
+            continue
+        unique = unique_name(f"{NO_ORGAN_PREFIX}{name}", taken)
+        taken.add(unique.casefold())
+        roi = NewRoi(
+            name=unique,
+            mask=mask,
+            level=None,
+            description=f"Outlined by {result.outlined_by or 'an outside program'}, reviewed by "
+            "nobody, no clinical organ: for review only.",
+            # as for found structures: any term would make a planning system act on it
+            interpreted_type="",
+            generation="AUTOMATIC",
+            algorithm=(OUTLINE_FAMILY, OUTLINE_NAME),
+            color=OUTLINE_COLORS[len(rois) % len(OUTLINE_COLORS)],
         )
         rois.append(roi)
     return rois
