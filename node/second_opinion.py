@@ -51,7 +51,6 @@ from node.outline_program import (
 
 __all__ = [
     "ORGANS",
-    "RETURNED_PREFIX",
     "SecondOpinionError",
     "SecondOpinionSettings",
     "check",
@@ -77,10 +76,6 @@ _PART_BYTES = 1 << 20
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
-RETURNED_PREFIX = "z"
-"""Stands before the name where an outline is returned as an ROI: TG-263's mark of a structure that
-is none for dose evaluation, and the refinement ignores such ROIs should they ever come back."""
-
 
 def consult(
     case: Case,
@@ -88,7 +83,7 @@ def consult(
     settings: SecondOpinionSettings,
     *,
     ignore_patterns: Sequence[str],
-    context_fraction: float = 1.0,
+    context_fraction: float = math.inf,
     may_take_from_targets: bool = False,
 ) -> tuple[dict[str, Mask], tuple[Finding, ...]]:
     """Return outlines of the organs that nobody drew on the planning CT, and what to tell of them.
@@ -177,7 +172,7 @@ def with_second_opinion(
     targets: Iterable[Mask],
     *,
     ignore_patterns: Sequence[str],
-    context_fraction: float = 1.0,
+    context_fraction: float = math.inf,
     may_take_from_targets: bool = False,
 ) -> dict[str, Mask]:
     """Return the outlines that stand in for organs which nobody drew.
@@ -190,7 +185,7 @@ def with_second_opinion(
             `RefinementSettings.ignore_patterns`.
         context_fraction: An outline that holds at least this part of a target is what the target
             lies in (`RefinementSettings.context_fraction`), takes nothing from it, and stays whole:
-            cut out, a liver would bar all growth of a target within.
+            cut out, a liver would bar all growth of a target within. By default none is.
         may_take_from_targets: Whether an outline may overlap a drawn target, and thereby take
             something from it. By default the overlap is cut out of the outline: it then bars
             growth, and the clinician's contour stands.

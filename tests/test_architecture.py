@@ -17,6 +17,7 @@ from node.config import (
     Peer,
     Prescription,
     Protocol,
+    SecondOpinionSection,
     TlsSection,
     WebSection,
     read_config,
@@ -79,7 +80,7 @@ def test_example_configuration_when_read_is_valid_and_names_every_key() -> None:
     config = read_config(path)
     text = path.read_text(encoding="utf-8")
     sections: list[type[BaseModel]] = [
-        NodeSection, TlsSection, WebSection, Peer, Protocol, Prescription,
+        NodeSection, TlsSection, WebSection, SecondOpinionSection, Peer, Protocol, Prescription,
         TargetSwitch, DerivedRule, ClipRule,
     ]  # fmt: skip
     for section in sections:

@@ -16,6 +16,7 @@ from node.config import (
     read_config,
 )
 from node.errors import ConfigError
+from node.outline_program import SecondOpinionSettings
 
 PROTOCOL = """
 [[protocol]]
@@ -150,6 +151,47 @@ def test_configuration_cannot_be_changed_once_it_is_read() -> None:
         default_config().node.port = 1
 
 
+def test_second_opinion_is_off_unless_the_file_has_its_section(tmp_path: Path) -> None:
+    """Never required: nothing is looked for, wherever it may be installed."""
+    assert default_config().second_opinion is None
+    assert read_config(written(tmp_path, PROTOCOL)).second_opinion is None
+
+
+def test_second_opinion_has_the_defaults_of_its_settings(tmp_path: Path) -> None:
+    """Weights are all it needs; they lie relative to the file."""
+    path = written(tmp_path, '[second_opinion]\nweights = "w"\n' + PROTOCOL)
+    section = read_config(path).second_opinion
+    assert section is not None
+    assert section.settings() == SecondOpinionSettings(weights=tmp_path / "w")
+
+
+def test_second_opinion_is_read_with_every_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare name is a file beside the configuration, also where that is the current folder."""
+    text = """
+    [second_opinion]
+    weights = "/models"
+    program = "ts"
+    fast = true
+    device = "gpu"
+    timeout_s = 90
+    memory_mib = 4096
+    """
+    written(tmp_path, text + PROTOCOL)
+    monkeypatch.chdir(tmp_path)
+    section = read_config(Path("hilum.toml")).second_opinion
+    assert section is not None
+    assert section.settings() == SecondOpinionSettings(
+        weights=Path("/models"),
+        program=tmp_path / "ts",
+        is_fast=True,
+        device="gpu",
+        timeout_s=90.0,
+        memory_mib=4096.0,
+    )
+
+
 # What is refused
 
 
@@ -243,6 +285,44 @@ def test_protocols_are_refused_when_they_can_do_nothing(
     check_refused(tmp_path, text, problem)
 
 
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("", ["second_opinion.weights: missing"]),
+        (
+            'weight = "w"\ndevice = "tpu"\ntimeout_s = "long"\nmemory_mib = 0',
+            [
+                "second_opinion.weights: missing",
+                "second_opinion.weight: unknown key; did you mean weights?",
+                "second_opinion.device: Input should be 'cpu' or 'gpu'",
+                "second_opinion.timeout_s: Input should be a valid number",
+                "second_opinion.memory_mib: Input should be greater than 0",
+            ],
+        ),
+        (
+            'weights = "w"\n[node]\ncompute_timeout_s = 1200\nport = "x"',
+            [
+                "node.port: Input should be a valid integer",
+                "second_opinion.timeout_s (1200) must be smaller than node.compute_timeout_s "
+                "(1200): else a slow program takes the whole case with it",
+            ],
+        ),
+        (
+            'weights = "w"\ntimeout_s = 1800.5',
+            [
+                "second_opinion.timeout_s (1800.5) must be smaller than node.compute_timeout_s "
+                "(1800): else a slow program takes the whole case with it",
+            ],
+        ),
+    ],
+)
+def test_second_opinion_is_refused_with_every_problem(
+    tmp_path: Path, text: str, problems: list[str]
+) -> None:
+    """DESIGN 6: key and limit are named, also those that only show between sections."""
+    check_refused(tmp_path, f"[second_opinion]\n{text}\n{PROTOCOL}", *problems)
+
+
 def test_every_problem_is_named_when_there_are_several(tmp_path: Path) -> None:
     """DESIGN 6: all problems at once, those between sections too, whatever else is wrong."""
     check_refused(
@@ -284,7 +364,7 @@ def test_every_problem_is_named_when_there_are_several(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["peer = 3", "peer = [3]", "[[peer]]\nname = [1]\nroles = 3", 'protocol = "x"',
+    ["peer = 3", "second_opinion = 3", "[[second_opinion]]\ntimeout_s = true", "peer = [3]", "[[peer]]\nname = [1]\nroles = 3", 'protocol = "x"',
      "[[protocol]]\nname = 1\ndestinations = [1, {}]", "[node]\n[[node.data]]"],
 )  # fmt: skip
 def test_unsound_file_is_refused_and_never_crashes_the_reader(tmp_path: Path, text: str) -> None:

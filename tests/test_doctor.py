@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from node.config import Config, NodeSection, Peer, Protocol, Role, default_config
+from node.config import (
+    Config,
+    NodeSection,
+    Peer,
+    Protocol,
+    Role,
+    SecondOpinionSection,
+    default_config,
+)
 from node.doctor import (
     check_database,
     check_origin,
@@ -19,6 +27,7 @@ from node.doctor import (
     check_peer_table,
     check_ports,
     check_protocols,
+    check_second_opinion,
     run_checks,
 )
 from node.doctor_machine import (
@@ -36,6 +45,7 @@ from node.doctor_machine import (
 )
 from node.receiver import Rejection, StandInReceiver
 from tests.nodes import free_port
+from tests.outline_stand_in import CT_FAST_WEIGHTS, CT_WEIGHTS, RECORD, Bench
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -305,3 +315,36 @@ def test_database_when_damaged_is_found(tmp_path: Path) -> None:
     assert check_database(section).status == "fail"
     wrong = section.model_copy(update={"database": "nonsense"})
     assert "address" in check_database(wrong).text
+
+
+def test_second_opinion_when_off_is_not_spoken_of() -> None:
+    """Off by default: nobody misses it."""
+    assert check_second_opinion(None) == ()
+
+
+def test_second_opinion_when_it_lacks_anything_is_a_warning_each(tmp_path: Path) -> None:
+    """The case is computed without: program, and the weights of the task that is configured."""
+    bench = Bench(tmp_path, tmp_path)
+    section = SecondOpinionSection(weights=bench.weights, program=bench.program)
+    (absent,) = check_second_opinion(section)
+    check_finding(absent, "warn", str(bench.program), "no program that can be run")
+    bench.settings(RECORD)
+    (found,) = check_second_opinion(section)
+    check_finding(found, "ok", "TotalSegmentator")
+    assert not bench.seen_file.exists(), "it must not be started"
+    (lacking,) = check_second_opinion(section.model_copy(update={"fast": True}))
+    check_finding(lacking, "warn", CT_FAST_WEIGHTS[0], "totalseg_download_weights -t total_fast")
+    bench.program.unlink()
+    both = check_second_opinion(section.model_copy(update={"weights": tmp_path / "gone"}))
+    assert [c.status for c in both] == ["warn", "warn"]
+    check_finding(both[1], "warn", CT_WEIGHTS[0], str(tmp_path / "gone"))
+
+
+def test_second_opinion_when_configured_is_among_the_checks(tmp_path: Path) -> None:
+    """`hilum doctor` tells of it."""
+    section = SecondOpinionSection(weights=tmp_path / "gone")
+    config = config_with(data=tmp_path, port=free_port())
+    checks = run_checks(
+        config.model_copy(update={"second_opinion": section}), echo_timeout_s=PATIENCE_S
+    )
+    assert "second opinion" in [each.name for each in checks]

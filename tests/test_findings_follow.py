@@ -46,9 +46,7 @@ def job_of(root: Path, replaced: str) -> Job:
     (case,) = assemble(instances, [LIVER], Patience(60.0, 1.0), NOW + timedelta(seconds=30))
     assert not case.waiting_for
     assert not case.rejection
-    return case_job(
-        case, LIVER, NodeSection(), second_opinion=None, root=str(root), created=NOW
-    )
+    return case_job(case, LIVER, NodeSection(), second_opinion=None, root=str(root), created=NOW)
 
 
 def report_texts(ds: Dataset) -> list[str]:

@@ -191,9 +191,9 @@ def test_program_when_absent_is_refused(bench: Bench, monkeypatch: pytest.Monkey
     absent = replace(settings, program=bench.folder / "gone")
     assert check(absent) == [f"{absent.program} is no program that can be run: name the path of "
                              "TotalSegmentator"]  # fmt: skip
-    check_failure(bench, absent, "gone is no program")
+    check_failure(bench, absent, "no program TotalSegmentator where it is configured")
     bench.program.chmod(0o644)
-    check_failure(bench, settings, "no program that can be run")
+    check_failure(bench, settings, "no program TotalSegmentator where it is configured")
     monkeypatch.setenv("PATH", str(bench.folder / "empty"))
     check_failure(bench, replace(settings, program=None), "no program TotalSegmentator", "PATH")
 

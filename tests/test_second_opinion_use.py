@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from handlers.encode.new_rois import NO_ORGAN_PREFIX
 from handlers.errors import GeometryMismatchError
 from handlers.geometry import Geometry
 from handlers.refinement import RefinementSettings
@@ -16,7 +17,6 @@ from handlers.sampling import contours_from_mask
 from handlers.values import Case, Image, Mask, Roi, Severity, StructureSet
 from node.second_opinion import (
     ORGANS,
-    RETURNED_PREFIX,
     SecondOpinionError,
     check,
     consult,
@@ -67,8 +67,10 @@ def test_weights_when_one_is_absent_are_refused_by_name(
         assert f": {absent};" in problem
         assert f"TOTALSEG_WEIGHTS_PATH={bench.weights} totalseg_download_weights -t " in problem
         image = Image(grid(), np.zeros(grid().shape, np.float32), modality, "1.2.3")
-        with pytest.raises(SecondOpinionError, match=absent):
+        task = {"CT": "total", "MR": "total_mr"}[modality]
+        with pytest.raises(SecondOpinionError, match=f"weights of task {task} are not") as raised:
             second_opinion(image, settings)
+        assert str(bench.folder) not in f"{raised.value} {raised.value.hint}"
         bench.lay_weights([absent], checkpoint=b"")
         assert absent in str(check(settings)), "an empty file is no checkpoint"
     assert not bench.seen_file.exists()
@@ -79,9 +81,10 @@ def test_weights_when_folder_is_absent_name_every_command(bench: Bench) -> None:
     settings = replace(bench.settings(), weights=bench.folder / "nowhere", modalities=("CT", "MR"))
     problems = check(settings)
     assert [p.rpartition(" -t ")[2] for p in problems] == ["total", "total_mr", "total_fast_mr"]
+    assert [name for name in CT_WEIGHTS if name not in problems[0]] == []
     with pytest.raises(SecondOpinionError) as raised:
         second_opinion(ct(), settings)
-    assert [name for name in CT_WEIGHTS if name not in str(raised.value)] == []
+    assert "hilum doctor" in raised.value.hint
     assert "optional" in raised.value.hint
 
 
@@ -97,9 +100,9 @@ def test_names_when_compared_are_told_apart_from_drawn_ones() -> None:
     assert [organ.label for organ in ORGANS] == LABELS
     names = [organ.name + suffix for organ in ORGANS for suffix in ("_TS", "_TM")]
     assert len({name.casefold() for name in names}) == 2 * len(LABELS)
-    assert max(len(RETURNED_PREFIX + name) for name in names) <= 16
+    assert max(len(NO_ORGAN_PREFIX + name) for name in names) <= 16
     assert not any(matches(name, settings.ignore_patterns) for name in names)
-    assert all(matches(RETURNED_PREFIX + name, settings.ignore_patterns) for name in names)
+    assert all(matches(NO_ORGAN_PREFIX + name, settings.ignore_patterns) for name in names)
     never_target = [
         n for n in names if n.startswith(("V_", "A_", "Duo", "Sto", "Bow", "Col", "Gal"))
     ]
@@ -131,13 +134,19 @@ def test_consultation_when_all_goes_well_tells_what_it_brought(bench: Bench) -> 
 
 
 def test_consultation_when_nothing_comes_of_it_is_a_finding(bench: Bench) -> None:
-    """It is never required: the case goes on without, and a person is told why."""
+    """It is never required: the case goes on, a person is told why, no folder of ours is told."""
     failing = bench.settings("sys.exit(1)\n")
-    for settings in (failing, replace(failing, weights=bench.folder / "nowhere")):
+    nowhere = bench.folder / "nowhere"
+    for settings, told in (
+        (failing, "ended with code 1"),
+        (replace(failing, weights=nowhere), "weights of task total are not in the configured"),
+        (replace(failing, program=nowhere), "no program TotalSegmentator where it is configured"),
+    ):
         organs, (finding,) = consult(case(structures()), [], settings, ignore_patterns=())
         assert organs == {}
         assert (finding.code, finding.severity) == ("second_opinion.none", Severity.WARNING)
-    assert "totalseg_download_weights -t total" in finding.text
+        assert told in finding.text
+        assert str(bench.folder) not in finding.text
 
 
 def test_consultation_when_every_organ_is_drawn_starts_nothing(bench: Bench) -> None:
@@ -201,6 +210,20 @@ def test_stand_ins_when_they_overlap_a_target_take_nothing_from_it() -> None:
     )
     assert np.array_equal(bold["Duodenum_TS"].inside, outline.inside)
     assert list(bold) == ["Duodenum_TS", "A_Aorta_TS"]
+
+
+def test_stand_ins_when_a_target_lies_in_them_stay_whole() -> None:
+    """Refinement lets a target grow within the organ it lies in: cut out, that organ would bar."""
+    within, beside = block(grid(), slice(7, 10)), block(grid(), slice(10, 14))
+    found = with_second_opinion(
+        structures(),
+        {"Liver_TS": block(grid(), slice(6, 12))},
+        [within, beside],
+        ignore_patterns=(),
+        context_fraction=0.9,
+    )
+    # all of `within`, half of `beside`
+    assert np.array_equal(found["Liver_TS"].inside, block(grid(), slice(6, 10)).inside)
 
 
 def test_stand_ins_when_on_another_grid_are_refused() -> None:

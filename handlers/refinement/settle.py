@@ -55,21 +55,30 @@ def settled_level(
         reach_mm = max(uncertainty_mm, 1e-3)
         trust = np.clip(4.0 - 2.0 * away_mm / reach_mm, 0.0, 1.0)
     trust[known & (new <= 0)] = 1.0
-    return _bounded(trust * new + (1.0 - trust) * old, region, settings)
+    return _bounded(trust * new + (1.0 - trust) * old, trust == 0, region, settings)
 
 
 def drawn_level(region: Region, settings: RefinementSettings) -> Floats:
     """Return the level of the drawn surface without what is removed from it."""
-    return _bounded(np.clip(-region.distance_mm / SLOPE_MM, -1.0, 1.0), region, settings)
+    level = np.clip(-region.distance_mm / SLOPE_MM, -1.0, 1.0)
+    return _bounded(level, np.ones(level.shape, dtype=bool), region, settings)
 
 
 def _bounded(
-    level: npt.NDArray[np.floating], region: Region, settings: RefinementSettings
+    level: npt.NDArray[np.floating],
+    as_drawn: Bools,
+    region: Region,
+    settings: RefinementSettings,
 ) -> Floats:
-    """Return a level smoothed within the slices, held to the hard limits, in tidy pieces."""
+    """Return a level smoothed within the slices, held to the hard limits, in tidy pieces.
+
+    Voxels `as_drawn` stay on their side of the surface, but for what bars the way.
+    """
     smooth = _smooth(level.astype(np.float64))
-    way_off = _distance_to_barred(region)
-    smooth = np.minimum(smooth, way_off)
+    stays, goes = as_drawn & region.drawn, as_drawn & ~region.drawn
+    smooth[stays] = np.maximum(smooth[stays], CLEARANCE)
+    smooth[goes] = np.minimum(smooth[goes], -CLEARANCE)
+    smooth = np.minimum(smooth, _distance_to_barred(region))
     smooth[~region.allowed] = np.minimum(smooth[~region.allowed], -CLEARANCE)
     smooth[region.core] = np.maximum(smooth[region.core], CLEARANCE)
     inside = smooth > 0
@@ -83,7 +92,8 @@ def _distance_to_barred(region: Region) -> Floats:
     if region.allowed.all():
         return np.ones(region.allowed.shape)
     distance_mm = signed_distance_of_array(~region.allowed, region.geometry.spacing_mm)
-    return np.minimum(_smooth(distance_mm.astype(np.float64) / SLOPE_MM), 1.0)
+    distance = np.minimum(_smooth(distance_mm.astype(np.float64) / SLOPE_MM), 1.0)
+    return np.where(region.allowed, np.maximum(distance, CLEARANCE), distance)
 
 
 def _smooth(values: Floats) -> Floats:
