@@ -364,7 +364,8 @@ def test_every_problem_is_named_when_there_are_several(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["peer = 3", "second_opinion = 3", "[[second_opinion]]\ntimeout_s = true", "peer = [3]", "[[peer]]\nname = [1]\nroles = 3", 'protocol = "x"',
+    ["peer = 3", "peer = [3]", "[[peer]]\nname = [1]\nroles = 3", 'protocol = "x"',
+     "second_opinion = 3", "[[second_opinion]]\ntimeout_s = true",
      "[[protocol]]\nname = 1\ndestinations = [1, {}]", "[node]\n[[node.data]]"],
 )  # fmt: skip
 def test_unsound_file_is_refused_and_never_crashes_the_reader(tmp_path: Path, text: str) -> None:

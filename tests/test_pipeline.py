@@ -7,13 +7,14 @@ import itertools
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from handlers.geometry import Geometry
 from handlers.pipeline import Settings, TargetSwitch, run
-from handlers.refinement import RefinementSettings
+from handlers.refinement import RefinementSettings, refine
 from handlers.refinement.settings import BOUNDS
 from handlers.sampling import contours_from_mask
 from handlers.values import (
@@ -21,6 +22,7 @@ from handlers.values import (
     CaseResult,
     Image,
     Mask,
+    Refinement,
     Roi,
     StructureSet,
     TargetResult,
@@ -82,9 +84,17 @@ def case(**masks: Mask) -> Case:
     return Case(ct, StructureSet("1.2.4", GRID.frame_of_reference_uid, "PLAN", rois), ())
 
 
-def computed(anatomy: Case, settings: Settings) -> CaseResult:
+def computed(
+    anatomy: Case, settings: Settings, further_organs: dict[str, Mask] | None = None
+) -> CaseResult:
     clock = itertools.count()
-    return run(anatomy, settings, seconds=lambda: float(next(clock)), on_step=lambda _: None)
+    return run(
+        anatomy,
+        settings,
+        seconds=lambda: float(next(clock)),
+        on_step=lambda _: None,
+        further_organs=further_organs,
+    )
 
 
 def protocol(folder: Path) -> Protocol:
@@ -100,7 +110,7 @@ def told(recipe: Protocol) -> ComputeSettings:
         **{
             name: getattr(recipe, name)
             for name in ComputeSettings.model_fields
-            if name != "target_patterns"
+            if name not in ("target_patterns", "second_opinion")
         },
     )
     text = settings.model_dump_json()
@@ -182,6 +192,34 @@ def test_further_rois_when_several_targets_share_a_rule_are_named_apart(tmp_path
     absent = [f for f in result.findings if f.code == "derived.organ_absent"]
     assert len(absent) == 2
     assert "Duo*" in absent[0].text
+
+
+def test_organs_that_nobody_drew_when_given_count_where_they_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They reach the refinement and the distances; a drawn ROI wins, and no margin is cut."""
+    settings = pipeline_settings(told(protocol(tmp_path)))
+    anatomy = case(GTVn=ball(0.0, 9.0), Spleen=ball(25.0, 4.0))
+    duodenum, bound_by = ball(12.0, 2.0), dict[str, Mask]()
+
+    def refine_noting(target: Mask, ct: Image, mr: Any, organs: Any, own: Any) -> Refinement:
+        bound_by.update(organs)
+        return refine(target, ct, mr, organs, own)
+
+    monkeypatch.setattr("handlers.pipeline.refine", refine_noting)
+    result = computed(anatomy, settings, {"Duodenum_TS": duodenum, "Spleen": duodenum})
+    (target,) = result.targets
+    assert set(bound_by) == {"Duodenum_TS", "Spleen"}
+    assert bound_by["Duodenum_TS"] is duodenum
+    assert not bound_by["Spleen"].inside[duodenum.inside].any()
+    # from the ball of 9 mm to the one of 2 mm, 12 mm away, and to the one of 4 mm, 25 mm away
+    assert target.organ_distances_mm == {
+        "Duodenum_TS": pytest.approx(1.0, abs=0.7),
+        "Spleen": pytest.approx(12.0, abs=0.7),
+    }
+    # the protocol's margin to the left is 1 mm, from which "Duo*" is left out with 3 mm
+    assert target.derived[1].mask.inside[_x() > 9.0].any()
+    assert [f.code for f in result.findings].count("derived.organ_absent") == 1
 
 
 def test_targets_when_touching_are_no_organs_to_each_other() -> None:
