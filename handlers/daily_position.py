@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handlers.geometry import RigidTransform
+from handlers.roi_names import numbered
 from handlers.sampling import mask_from_roi, resample_mask
 from handlers.values import DailyPosition, Image, Mask, Registration, StructureSet
 
@@ -75,7 +76,7 @@ def organs_of_the_day(
         drawn = mask_from_roi(roi, cbct.geometry)
         organ = resample_mask(drawn, ct.geometry, registration.ct_from_mr, registration.deformation)
         if organ.inside.any():
-            name = roi.name if roi.name not in organs else f"{roi.name} (ROI {roi.number})"
+            name = roi.name if roi.name not in organs else numbered(roi.name, roi.number)
             organs[name] = organ
     return organs
 

@@ -3,7 +3,7 @@
 Overlap that the clinician drew stays. Deliberately never takes from a target what was drawn in it.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -28,6 +28,9 @@ from handlers.values import (
 Bools = npt.NDArray[np.bool_]
 _T = TypeVar("_T", bound=Hashable)
 
+HELD_SHARE = 0.9
+"""A target that holds this much of another was drawn around it."""
+
 
 def settle(
     drawn: Mapping[_T, Mask], refinements: Mapping[_T, Refinement], names: Mapping[_T, str]
@@ -44,9 +47,14 @@ def settle(
         refinements: What was proposed for each.
         names: ROI names, for people.
     """
+    inner_of = _drawn_around(drawn)
+    refinements = {
+        key: _as_drawn(refinement, names[inner_of[key][0]]) if key in inner_of else refinement
+        for key, refinement in refinements.items()
+    }
     settled = dict(refinements)
     findings: list[Finding] = []
-    for key, others in _rivals(drawn, refinements).items():
+    for key, others in _rivals(drawn, refinements, inner_of).items():
         before = refinements[key]
         after = _given_back(drawn[key], before, others)
         if after is before or before.refined is None:
@@ -68,8 +76,44 @@ def settle(
     return settled, tuple(findings)
 
 
+def _drawn_around(drawn: Mapping[_T, Mask]) -> dict[_T, list[_T]]:
+    """Return which targets hold which others; of two equal ones the later holds the first."""
+    keys = list(drawn)
+    sizes = {key: int(np.count_nonzero(drawn[key].inside)) for key in keys}
+    found: dict[_T, list[_T]] = {}
+    for outer in keys:
+        for inner in keys:
+            is_later = (sizes[outer], keys.index(outer)) > (sizes[inner], keys.index(inner))
+            if inner == outer or not is_later:
+                continue
+            common = int(np.count_nonzero(drawn[outer].inside & drawn[inner].inside))
+            if common >= HELD_SHARE * sizes[inner]:
+                found.setdefault(outer, []).append(inner)
+    return found
+
+
+def _as_drawn(refinement: Refinement, inner: str) -> Refinement:
+    if refinement.refined is None:
+        return refinement
+    reason = (
+        f"it was drawn around target '{inner}' and stays as drawn: refined apart, they would no "
+        "longer fit; let the protocol derive it from the inner one by a margin"
+    )
+    drawn_cm3 = {k: v for k, v in refinement.numbers.items() if k == "drawn_cm3"}
+    return Refinement(
+        TargetStatus.ABSTAINED,
+        None,
+        (reason, *refinement.reasons),
+        drawn_cm3,
+        probability=refinement.probability,
+        found=refinement.found,
+    )
+
+
 def _rivals(
-    drawn: Mapping[_T, Mask], refinements: Mapping[_T, Refinement]
+    drawn: Mapping[_T, Mask],
+    refinements: Mapping[_T, Refinement],
+    inner_of: Mapping[_T, Sequence[_T]],
 ) -> dict[_T, dict[_T, Bools]]:
     """Return for each refined target which voxels it must leave to which other target."""
     claims = {
@@ -83,7 +127,8 @@ def _rivals(
         for other in keys:
             if other == key:
                 continue
-            lost = claim & drawn[other].inside
+            is_held = key in inner_of.get(other, ())
+            lost = claim & (drawn[other].inside != is_held)
             if other in claims and (both := claim & claims[other]).any():
                 is_first = keys.index(key) < keys.index(other)
                 lost |= both & ~_is_nearer(both, drawn[key], drawn[other], wins_ties=is_first)

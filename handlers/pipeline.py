@@ -13,7 +13,7 @@ from handlers.errors import InputRejectedError
 from handlers.neighbours import settle
 from handlers.refinement import RefinementSettings, refine
 from handlers.registration import RegistrationSettings, register_frame
-from handlers.roi_names import matches, refined_name
+from handlers.roi_names import matches, numbered, refined_name
 from handlers.sampling import mask_from_roi, resample
 from handlers.values import (
     Case,
@@ -118,7 +118,7 @@ def run(
     for roi in case.structure_set.rois:
         if roi.contours and roi not in drawn:
             # two ROIs may bear one name; each is an organ all the same
-            name = roi.name if roi.name not in organs else f"{roi.name} (ROI {roi.number})"
+            name = roi.name if roi.name not in organs else numbered(roi.name, roi.number)
             organs[name] = mask_from_roi(roi, case.ct.geometry)
     neighbours = {**(further_organs or {}), **organs}
     watch.begin("registration")

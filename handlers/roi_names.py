@@ -19,12 +19,27 @@ DRAWN_SUFFIX = "_CT1"
 TARGET_PLACEHOLDER = "{target}"
 """Stands in a template for the name of the target."""
 
+_NUMBER = re.compile(r" \(ROI -?\d+\)$")
+
 _TARGET_TYPE = re.compile(r"^I?[GCP]TV|^ITV", re.IGNORECASE)
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Tell whether an ROI name fits one of the patterns, ignoring case."""
-    return any(fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns)
+    """Tell whether an ROI name fits one of the patterns, ignoring case.
+
+    A name that was made `numbered` fits what the name alone fits.
+
+    Example:
+        >>> matches(numbered("Duodenum", 7), ["duodenum"])
+        True
+    """
+    plain = _NUMBER.sub("", name).casefold()
+    return any(fnmatchcase(plain, pattern.casefold()) for pattern in patterns)
+
+
+def numbered(name: str, number: int) -> str:
+    """Return what an ROI is called among others of the same name."""
+    return f"{name} (ROI {number})"
 
 
 def refined_name(source: str, taken: set[str]) -> str:

@@ -151,3 +151,20 @@ def test_level_and_moves_when_growth_is_given_back_follow() -> None:
         (MoveCause.FAT, 0.05, 0.0),
         (MoveCause.TARGET_SIGNAL, 0.0, pytest.approx(0.036)),
     ]
+
+
+def test_outer_target_stays_as_drawn_and_the_inner_one_within_it() -> None:
+    """A GTV within its CTV: refined apart, the GTV could leave it."""
+    drawn = {"CTV": bar(5, 20), "GTV": bar(5, 10)}
+    answers, _ = settled(drawn, {"CTV": bar(7, 16), "GTV": bar(3, 13)})
+    assert answers["CTV"].status is TargetStatus.ABSTAINED
+    assert "drawn around target 'GTV'" in answers["CTV"].reasons[0]
+    check_columns(answers["GTV"], 5, 13)
+
+
+def test_the_later_of_two_equal_targets_stays_as_drawn() -> None:
+    """The same contour under two names: one answer, within the other."""
+    drawn = {"GTV1": bar(5, 20), "GTV2": bar(5, 20)}
+    answers, _ = settled(drawn, {"GTV1": bar(7, 20), "GTV2": bar(7, 20)})
+    check_columns(answers["GTV1"], 7, 20)
+    assert answers["GTV2"].status is TargetStatus.ABSTAINED

@@ -251,12 +251,30 @@ def test_tidy_fills_holes_and_drops_islands() -> None:
         ("zRing", False, True),
         ("Duodenum_PRV05", True, True),
         ("Liver-GTV", False, True),
+        ("Bowel_Bag", True, True),
+        ("BowelSpace", True, True),
+        ("Bowel_PTV", True, True),
+        ("V_20Gy", True, True),
+        ("A_Avoid", True, True),
+        ("Stomach+5mm", True, True),
+        ("V_Portal (ROI 7)", True, False),
     ],
 )
 def test_structure_names_are_sorted_by_pattern(name: str, excluded: bool, ignored: bool) -> None:
     """TG-263 names, in any case."""
     assert matches(name, SETTINGS.exclude_patterns) is excluded
     assert matches(name, SETTINGS.ignore_patterns) is ignored
+
+
+def test_hole_that_was_drawn_stays() -> None:
+    """A cavity that the clinician left out is no gap to be filled."""
+    scene = scene_of()
+    middle = tuple(n // 2 for n in SHAPE)
+    cavity = np.zeros(SHAPE, dtype=bool)
+    cavity[middle[0] - 1 : middle[0] + 2, middle[1] - 2 : middle[1] + 3, middle[2] - 8] = True
+    drawn = Mask(scene.drawn.geometry, scene.drawn.inside & ~cavity)
+    region = make_region(drawn, {}, SETTINGS)
+    assert not (tidy(region.drawn, region, SETTINGS) & cavity[region.block]).any()
 
 
 def test_settings_are_refused_when_out_of_bounds() -> None:

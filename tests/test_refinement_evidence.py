@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from handlers.refinement import RefinementSettings
 from handlers.refinement.alignment import best_offset
+from handlers.refinement.region import make_region, without_found
 from handlers.sampling import contours_from_level
 from handlers.values import Image, Mask, MoveCause, Refinement
 from tests.refinement_scene import (
@@ -211,3 +212,72 @@ def test_target_grows_into_an_organ_only_where_allowed(*, may_enter: bool) -> No
     answer = run_refine(overlapped, replace(SETTINGS, may_enter_patterns=patterns))
     grown = refined_of(answer).inside & ~scene.drawn.inside & organ.inside
     assert bool(grown.any()) is may_enter
+
+
+def test_abstains_when_the_ct_shows_nothing_to_find_the_place_by() -> None:
+    """A CT of one value, or of gas alone, cannot tell whether the MR lies in its place."""
+    scene = scene_of()
+    rng = np.random.default_rng(1)
+    for hu, words in (
+        (np.full(SHAPE, 40.0), "too little in common"),
+        (rng.normal(40.0, 10.0, SHAPE), "too little in common"),
+        (np.full(SHAPE, -900.0), "nothing but gas"),
+    ):
+        flat = replace(scene, ct=replace(scene.ct, voxels=hu.astype(np.float32)))
+        check_abstention(run_refine(flat), words)
+
+
+@pytest.mark.parametrize("uncertainty_mm", [float("nan"), -1.0, float("inf")])
+def test_abstains_when_the_uncertainty_is_no_length(uncertainty_mm: float) -> None:
+    """What is not known is not taken for zero."""
+    doubtful = registered(scene_of(), registration(uncertainty_mm=uncertainty_mm))
+    check_abstention(run_refine(doubtful), "its registration is uncertain by")
+
+
+def test_all_series_of_a_wrong_registration_are_set_aside() -> None:
+    """T1 and DWI lie elsewhere: T2 came the same way and does not move the contour alone."""
+    scene = scene_of()
+    one = registration()
+    shared = registered(scene, one)
+    answer = run_refine(_shifted(shared, (0.0, 6.0, 0.0), 0))
+    check_abstention(
+        answer, "T2 (series 2 of 4): it was brought here by the registration of series 1"
+    )
+
+
+def test_blur_is_seen_when_the_mr_ends_near_the_target() -> None:
+    """The end of the image is no sharp edge."""
+    scene = scene_of()
+    last = int(np.flatnonzero(scene.drawn.inside.any(axis=(0, 2)))[-1])
+    covered = np.ones(SHAPE, dtype=bool)
+    covered[:, last + 5 :] = False
+    series = []
+    for each in scene.mr:
+        blurred = ndimage.gaussian_filter(each.image.voxels, [4.5 / step for step in SPACING_MM])
+        voxels = np.where(covered, blurred, np.float32(0.0))
+        image = replace(each.image, voxels=voxels.astype(np.float32))
+        series.append(replace(each, image=image, valid=Mask(scene.drawn.geometry, covered.copy())))
+    check_abstention(run_refine(replace(scene, mr=tuple(series))), "detail is blurred away")
+
+
+def test_piece_stays_when_a_found_vessel_would_take_all_of_it() -> None:
+    """What was drawn as target is not wholly given up for what was found."""
+    region = make_region(scene_of().drawn, {}, SETTINGS)
+    taken = without_found(region, {"zVessel_MR": region.drawn.copy()})
+    assert np.array_equal(taken.core, region.core)
+    assert np.array_equal(taken.allowed, region.allowed)
+    half = region.drawn.copy()
+    half[: half.shape[0] // 2] = False
+    taken = without_found(region, {"zVessel_MR": half})
+    assert taken.core.any()
+    assert not (taken.core & half).any()
+    assert (taken.allowed & half).sum() < half.sum()
+
+
+def test_target_that_fills_the_grid_has_a_surface() -> None:
+    """A crop with no outside: its rim is its surface."""
+    scene = scene_of()
+    full = replace(scene, drawn=Mask(scene.drawn.geometry, np.ones(SHAPE, dtype=bool)))
+    answer = run_refine(replace(full, mr=full.mr[:1]))
+    assert answer.moves is not None
+    assert len(answer.moves.causes) > 100

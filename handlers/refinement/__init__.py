@@ -65,8 +65,9 @@ def refine(
 
     Series whose registration did not pass, that do not cover the target or do not show it, are set
     aside; too few kinds of contrast left is an abstention. Where there never were enough (T1 only),
-    at most the overlap with contoured vessels, ducts and hollow organs is removed, which needs no
-    MR. Changes that nowhere nearby reach farther than the registration's uncertainty are undone.
+    at most the overlap with contoured vessels, ducts and hollow organs is removed; without any MR
+    nothing is. Changes that nowhere nearby reach farther than the registration's uncertainty are
+    undone, unless the CT alone shows them.
 
     Args:
         target: The target as drawn, on the planning CT's grid.
@@ -87,7 +88,9 @@ def refine(
         raise EmptyStructureError("a target without any voxel cannot be refined")
     region = make_region(target, organs, settings)
     numbers = {"drawn_cm3": target.volume_cm3}
-    evidence = gather(region, ct, mr, settings)
+    ct_shows = believed(ct, region)
+    places = background_places(region, ct, ct_shows, settings)
+    evidence = gather(region, ct, mr, places, settings)
     numbers |= {"series_given": len(mr), "series_used": len(evidence.channels)}
     reasons = _too_small(region, settings)
     if not mr:
@@ -96,7 +99,7 @@ def refine(
         return _without_mr(target, region, evidence, reasons, numbers, settings)
     if reasons:
         return _abstain([*reasons, *evidence.faults], numbers)
-    return _with_mr(target, region, ct, evidence, numbers, settings)
+    return _with_mr(target, region, ct, ct_shows, evidence, numbers, settings)
 
 
 def _require_one_grid(
@@ -165,6 +168,7 @@ def _with_mr(
     target: Mask,
     region: Region,
     ct: Image,
+    ct_shows: Bools,
     evidence: Evidence,
     numbers: dict[str, float],
     settings: RefinementSettings,
@@ -176,7 +180,7 @@ def _with_mr(
     region = without_found(
         region, {each.name: each.inside for each in found if each.cause in NEVER_TARGET}
     )
-    places = background_places(region, ct, settings)
+    places = background_places(region, ct, ct_shows, settings)
     told_apart = separation(evidence, region, places, settings)
     if told_apart is None:
         reason = (
@@ -191,7 +195,7 @@ def _with_mr(
             f"are {settings.min_separation:.2f} (0.5 is chance)"
         )
         return _abstain([reason, *evidence.faults], numbers)
-    channels = (*evidence.channels, ct_channel(ct, region))
+    channels = (*evidence.channels, ct_channel(ct, region, ct_shows))
     model = Model.learn(channels, region, places, evidence.valid, settings)
     numbers["core_agreement"] = agreement(model, region)
     if numbers["core_agreement"] < settings.min_core_agreement:
@@ -200,9 +204,9 @@ def _with_mr(
             f"target, fewer than {100 * settings.min_core_agreement:.0f} %"
         )
         return _abstain([reason, *evidence.faults], numbers)
-    likely = probability(model, region, evidence.valid, believed(ct, region), settings)
+    likely = probability(model, region, evidence.valid, ct_shows, settings)
     uncertainty_mm = max(channel.uncertainty_mm for channel in evidence.channels)
-    tissue = known_by_ct(ct, region)
+    tissue = known_by_ct(ct, region, ct_shows)
     level = settled_level(likely, tissue[MoveCause.FAT], region, uncertainty_mm, settings)
     reasons = [f"used: {', '.join(c.name for c in evidence.channels)} and the CT"]
     reasons += [f"the target lies within {name}, which bars nothing" for name in region.context]

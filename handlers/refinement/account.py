@@ -102,7 +102,7 @@ def surface_moves(inside: Bools, reasons: Sequence[Reason], region: Region) -> S
         _, nearest = ndimage.distance_transform_edt(
             changed == 0, sampling=tuple(spacing), return_indices=True
         )
-        cells = np.rint(at).astype(int)
+        cells = np.clip(np.rint(at).astype(int), 0, np.array(inside.shape) - 1)
         here = tuple(cells.T)
         there = tuple(axis[here] for axis in nearest)
         numbers = changed[there]
@@ -115,8 +115,9 @@ def surface_moves(inside: Bools, reasons: Sequence[Reason], region: Region) -> S
 
 def _surface_points(region: Region, spacing: Floats) -> Floats:
     """Return fractional indices (n, 3) spread evenly over the drawn surface."""
-    found = measure.marching_cubes(region.distance_mm, 0.0)
-    corners, faces = np.asarray(found[0], dtype=np.float64), found[1]
+    # beyond the grid is outside
+    found = measure.marching_cubes(np.pad(region.distance_mm, 1, constant_values=1.0), 0.0)
+    corners, faces = np.asarray(found[0], dtype=np.float64) - 1.0, found[1]
     triangles = corners[faces]
     edges = (triangles[:, 1:] - triangles[:, :1]) * spacing
     areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1) / 2.0

@@ -94,9 +94,14 @@ class Evidence:
 
 
 def gather(
-    region: Region, ct: Image, mr: Sequence[ResampledMr], settings: RefinementSettings
+    region: Region,
+    ct: Image,
+    mr: Sequence[ResampledMr],
+    places: dict[str, Bools],
+    settings: RefinementSettings,
 ) -> Evidence:
     """Return what the series say: the first fit one of each contrast is used."""
+    astray = _astray(region, ct, mr, settings)
     channels: dict[str, Channel] = {}
     faults: list[str] = []
     unknown = 0
@@ -109,13 +114,14 @@ def gather(
         if contrast in channels:
             continue
         named = f"{contrast} (series {number} of {len(mr)})"
-        reasons = _faults(region, ct, series, settings)
+        reasons = [*_faults(region, series, places, settings), *astray.get(number, ())]
         if reasons:
             faults += [f"{named}: {reason}" for reason in reasons]
             continue
+        near = (region.drawn | region.shell) & series.valid.inside[region.block]
         channels[contrast] = Channel(
             contrast,
-            scale(series.image.voxels[region.block].astype(np.float64), region),
+            scale(series.image.voxels[region.block].astype(np.float64), near),
             series.registration.uncertainty_mm,
             np.ones(region.drawn.shape),
         )
@@ -132,17 +138,17 @@ def _shared_weights(channels: Collection[Channel]) -> tuple[Channel, ...]:
     )
 
 
-def scale(values: Array, region: Region) -> Array:
-    """Return values with median 0 and a robust spread of 1 around the target."""
-    near = values[region.drawn | region.shell]
-    low, middle, high = np.percentile(near, (10, 50, 90))
+def scale(values: Array, near: Bools) -> Array:
+    """Return values with median 0 and a robust spread of 1 at `near`."""
+    low, middle, high = np.percentile(values[near], (10, 50, 90))
     return np.asarray((values - middle) / max((high - low) / 2.56, 1e-6))
 
 
-def ct_channel(ct: Image, region: Region) -> Channel:
+def ct_channel(ct: Image, region: Region, ct_shows: Bools) -> Channel:
     """Return the CT as a channel, which says nothing where it is not believed."""
     hu = np.clip(ct.voxels[region.block].astype(np.float64), *CT_WINDOW_HU)
-    return Channel("CT", scale(hu, region), 0.0, believed(ct, region).astype(np.float64))
+    near = region.drawn | region.shell
+    return Channel("CT", scale(hu, near), 0.0, ct_shows.astype(np.float64))
 
 
 def believed(ct: Image, region: Region) -> Bools:
@@ -155,20 +161,22 @@ def believed(ct: Image, region: Region) -> Bools:
     return np.asarray(away_mm > UNTRUSTED_MM)
 
 
-def known_by_ct(ct: Image, region: Region) -> dict[MoveCause, Bools]:
+def known_by_ct(ct: Image, region: Region, ct_shows: Bools) -> dict[MoveCause, Bools]:
     """Return the voxels that the CT alone tells from the target, by what they are.
 
     Fat is what lies nearer to the HU of fat than to those of the target's core.
     """
-    hu, is_believed = ct.voxels[region.block], believed(ct, region)
+    hu = ct.voxels[region.block]
     middle = 0.5 * (float(np.median(hu[region.core])) + 0.5 * (FAT_HU[0] + FAT_HU[1]))
     return {
         MoveCause.GAS: hu < GAS_HU,
-        MoveCause.FAT: (hu >= GAS_HU) & (hu < middle) & is_believed,
+        MoveCause.FAT: (hu >= GAS_HU) & (hu < middle) & ct_shows,
     }
 
 
-def background_places(region: Region, ct: Image, settings: RefinementSettings) -> dict[str, Bools]:
+def background_places(
+    region: Region, ct: Image, ct_shows: Bools, settings: RefinementSettings
+) -> dict[str, Bools]:
     """Return where in the surroundings each class is known without the MR.
 
     Named structures count anywhere (within the drawn target too: they were contoured), fat by HU,
@@ -183,7 +191,7 @@ def background_places(region: Region, ct: Image, settings: RefinementSettings) -
     for inside in places.values():
         named |= inside
     beyond = region.shell & (region.distance_mm > settings.max_outward_mm) & ~named
-    fat = region.shell & ~named & (hu >= FAT_HU[0]) & (hu <= FAT_HU[1]) & believed(ct, region)
+    fat = region.shell & ~named & (hu >= FAT_HU[0]) & (hu <= FAT_HU[1]) & ct_shows
     places |= {"fat": fat, "rest": beyond & ~fat}
     return places
 
@@ -259,16 +267,32 @@ def blur_mm(values: npt.NDArray[np.float32], where: Bools, spacing_mm: Sequence[
     coarse = 2.5 * fine
     energies = []
     for sigma in (fine, coarse):
-        smooth = ndimage.gaussian_filter(values, [sigma / step for step in spacing_mm])
-        energies.append(
-            sum(float((part[where] ** 2).sum()) for part in np.gradient(smooth, *spacing_mm))
-        )
+        widths = [sigma / step for step in spacing_mm]
+        smooth = ndimage.gaussian_filter(values.astype(np.float64), widths)
+        slopes = [
+            np.gradient(smooth, step, axis=axis)[where]
+            for axis, step in enumerate(spacing_mm)
+            if smooth.shape[axis] > 1
+        ]
+        energies.append(sum(float((slope**2).sum()) for slope in slopes))
     if energies[0] <= 0:
         return float("inf")
     ratio = (energies[1] / energies[0]) ** 2
     if ratio >= 1:
         return float("inf")
     return float(np.sqrt(max((ratio * coarse**2 - fine**2) / (1 - ratio), 0.0)))
+
+
+def _continued(
+    values: npt.NDArray[np.float32], valid: Bools, spacing_mm: Sequence[float]
+) -> npt.NDArray[np.float32]:
+    """Return an image continued by its nearest values, so that its own end is no edge."""
+    if valid.all():
+        return values
+    nearest = ndimage.distance_transform_edt(
+        ~valid, sampling=spacing_mm, return_distances=False, return_indices=True
+    )
+    return np.asarray(values[tuple(nearest)])
 
 
 def variance_explained(values: Array, labels: npt.NDArray[np.int64]) -> float:
@@ -284,7 +308,7 @@ def variance_explained(values: Array, labels: npt.NDArray[np.int64]) -> float:
 
 
 def _faults(
-    region: Region, ct: Image, series: ResampledMr, settings: RefinementSettings
+    region: Region, series: ResampledMr, places: dict[str, Bools], settings: RefinementSettings
 ) -> list[str]:
     """Return why a series cannot be used, in sentences without its number."""
     registration = series.registration
@@ -292,7 +316,7 @@ def _faults(
     if registration.status is not RegistrationStatus.PASS:
         why = "; ".join(registration.reasons) or "no reason was given"
         faults.append(f"its registration is '{registration.status}', not 'pass' ({why})")
-    elif registration.uncertainty_mm > settings.max_uncertainty_mm:
+    elif not 0.0 <= registration.uncertainty_mm <= settings.max_uncertainty_mm:
         faults.append(
             f"its registration is uncertain by {registration.uncertainty_mm:.1f} mm, more than "
             f"{settings.max_uncertainty_mm:.1f} mm"
@@ -306,11 +330,36 @@ def _faults(
             "mm around it, not all"
         )
         return faults
-    return [
-        *faults,
-        *_quality_faults(region, ct, series.image, valid, settings),
-        *_offset_faults(region, ct, series, settings),
-    ]
+    return faults + _quality_faults(region, places, series.image, valid, settings)
+
+
+def _astray(
+    region: Region, ct: Image, mr: Sequence[ResampledMr], settings: RefinementSettings
+) -> dict[int, list[str]]:
+    """Return which series, numbered from 1, do not lie where the CT says they should, and why.
+
+    Where one that is not distorted (DWI and ADC are) lies elsewhere, its registration is wrong, and
+    so is the place of all others that it brought.
+    """
+    found: dict[int, list[str]] = {}
+    for number, series in enumerate(mr, start=1):
+        is_used = series.registration.status is RegistrationStatus.PASS
+        if is_used and series.image.contrast in KIND_OF_CONTRAST:
+            reasons = _offset_faults(region, ct, series, settings)
+            if reasons:
+                found[number] = reasons
+    wrong = {
+        id(mr[number - 1].registration): number
+        for number in found
+        if KIND_OF_CONTRAST[mr[number - 1].image.contrast] != "diffusion"
+    }
+    for number, series in enumerate(mr, start=1):
+        if number not in found and id(series.registration) in wrong:
+            first = wrong[id(series.registration)]
+            found[number] = [
+                f"it was brought here by the registration of series {first}, see there"
+            ]
+    return found
 
 
 def _offset_faults(
@@ -324,9 +373,16 @@ def _offset_faults(
     )
     hu = ct.voxels[block]
     valid = series.valid.inside[block]
-    offset = best_offset(
-        hu, series.image.voxels[block], valid & (hu > GAS_HU), valid, region.geometry.spacing_mm
-    )
+    where = valid & (hu > GAS_HU)
+    if not where.any():
+        return ["it cannot be compared with the CT, which shows nothing but gas there"]
+    spacing_mm = region.geometry.spacing_mm
+    offset = best_offset(hu, series.image.voxels[block], where, valid, spacing_mm)
+    if offset.similarity < settings.min_similarity:
+        return [
+            f"it has too little in common with the CT to see whether it lies in its place: "
+            f"{offset.similarity:.3f}, needed are {settings.min_similarity:.3f}"
+        ]
     if offset.shift_mm <= settings.max_offset_mm or offset.gain <= settings.min_offset_gain:
         return []
     return [
@@ -336,12 +392,15 @@ def _offset_faults(
 
 
 def _quality_faults(
-    region: Region, ct: Image, image: Image, valid: Bools, settings: RefinementSettings
+    region: Region,
+    places: dict[str, Bools],
+    image: Image,
+    valid: Bools,
+    settings: RefinementSettings,
 ) -> list[str]:
     near = (region.drawn | region.shell) & valid
     values = image.voxels[region.block]
     labels = np.zeros(region.drawn.shape, dtype=np.int64)
-    places = background_places(region, ct, settings)
     for label, where in enumerate((*places.values(), region.core), start=1):
         labels[where] = label
     known = near & (labels > 0)
@@ -353,7 +412,7 @@ def _quality_faults(
             f"its variance, less than {100 * settings.min_variance_explained:.0f} %"
         )
     spacing_mm = region.geometry.spacing_mm
-    blur = blur_mm(values, near, spacing_mm)
+    blur = blur_mm(_continued(values, valid, spacing_mm), near, spacing_mm)
     if blur > settings.max_blur_mm:
         faults.append(
             f"its detail is blurred away: edges by {blur:.1f} mm at least, more than "

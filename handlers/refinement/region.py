@@ -105,7 +105,7 @@ def without_found(region: Region, found: Mapping[str, Bools]) -> Region:
     """Return the region with structures that were found there and are no target.
 
     They teach what the surroundings look like, and what lies within them, beyond the border's
-    doubt, may not be target. Where they would take the whole core they are not believed.
+    doubt, may not be target. What holds the whole core of a drawn piece is not believed there.
 
     Args:
         region: The target and its surroundings.
@@ -114,21 +114,26 @@ def without_found(region: Region, found: Mapping[str, Bools]) -> Region:
     taken = np.zeros_like(region.drawn)
     for inside in found.values():
         taken |= inside
-    core = region.core & ~taken
-    if not taken.any() or not core.any():
+    pieces, count = ndimage.label(region.drawn)
+    for piece in range(1, count + 1):
+        core = region.core & (pieces == piece)
+        if core.any() and not (core & ~taken).any():
+            taken &= pieces != piece
+    if not taken.any():
         return region
     depth_mm = -signed_distance_mm(Mask(region.geometry, taken))
     return replace(
         region,
-        core=core,
+        core=region.core & ~taken,
         allowed=region.allowed & ~(depth_mm > FOUND_DOUBT_MM),
-        structures={**region.structures, **found},
+        structures={**region.structures, **{name: w & taken for name, w in found.items()}},
     )
 
 
 def tidy(inside: Bools, region: Region, settings: RefinementSettings) -> Bools:
-    """Return the mask without islands and holes: pieces of the drawn target only."""
-    filled = inside | (ndimage.binary_fill_holes(inside) & region.allowed)
+    """Return the mask without islands and new holes: pieces of the drawn target only."""
+    drawn_holes = ndimage.binary_fill_holes(region.drawn) & ~region.drawn
+    filled = inside | (ndimage.binary_fill_holes(inside) & region.allowed & ~drawn_holes)
     labels, count = ndimage.label(filled)
     sizes = ndimage.sum_labels(filled, labels, np.arange(count + 1)) * region.voxel_cm3
     has_core = np.isin(np.arange(count + 1), labels[region.core])

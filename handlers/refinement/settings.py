@@ -18,10 +18,11 @@ EXCLUDE_PATTERNS = (*VESSEL_PATTERNS, *DUCT_PATTERNS, *BOWEL_PATTERNS)
 
 IGNORE_PATTERNS = (
     *("GTV*", "IGTV*", "CTV*", "ITV*", "PTV*"),
-    *("z*", "_*", "*PRV*", "*-[GCIP]TV*", "Couch*", "Bag_Bowel*", "BowelBag*", "Spc_Bowel*"),
+    *("z*", "_*", "*PRV*", "*[-_][GCIP]TV*", "Couch*", "*Bag*", "Spc_Bowel*", "Bowel*Sp*c*"),
+    *("[VDA]_[0-9]*", "*[0-9]Gy*", "*[0-9]*%*", "*Avoid*", "*[0-9]mm*", "*[0-9]cm*"),
 )
-"""Targets, planning structures (z and _ in TG-263), organs with a margin or without the target, and
-spaces that may well hold a node."""
+"""Targets, planning structures (z and _ in TG-263), organs with a margin or without the target,
+spaces that may well hold a node, isodoses and what helps the planner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,10 @@ class RefinementSettings:
 
     Attributes:
         max_outward_mm: Hard: no new voxel centre lies farther from the nearest drawn voxel centre.
-        max_inward_mm: Hard: tissue deeper than this within the drawn target stays.
-        core_fraction: Hard: of each drawn piece, what lies deeper than this part of its greatest
-            depth stays, and teaches what the target looks like.
+        max_inward_mm: Hard: tissue deeper than this within the drawn target stays, but for
+            contoured or found vessels, ducts and hollow organs.
+        core_fraction: Likewise: of each drawn piece, what lies deeper than this part of its
+            greatest depth stays, and teaches what the target looks like.
         exclude_patterns: Structures that are no target: never grown into, and removed where the
             drawn target overlaps them.
         ignore_patterns: Structures that say nothing about where the target ends. All others (liver,
@@ -53,6 +55,8 @@ class RefinementSettings:
         min_voxels_across: Likewise targets of fewer voxels along an axis.
         max_blur_mm: A series counts only if its edges are this sharp (standard deviation of the
             blur). Thin structures make the estimate too small, by half around vessels.
+        min_similarity: Nor does it where it has so little in common with the CT that its place
+            cannot be seen (normalised mutual information less one).
         min_variance_explained: A series counts only if CT structures explain this part of its
             variance around the target (0 to 1): noise, or a wrong place, has next to none.
         max_offset_mm: A series does not count if it fits the CT clearly better shifted by more.
@@ -95,6 +99,7 @@ class RefinementSettings:
     min_variance_explained: float = 0.12
     max_offset_mm: float = 2.5
     min_offset_gain: float = 1.1
+    min_similarity: float = 0.02
     finds_structures: bool = True
     min_separation: float = 0.8
     degrees_of_freedom: float = 4.0
@@ -137,6 +142,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "min_variance_explained": (0.0, 1.0),
     "max_offset_mm": (1.0, 10.0),
     "min_offset_gain": (1.0, 3.0),
+    "min_similarity": (0.0, 0.5),
     "min_separation": (0.5, 1.0),
     "degrees_of_freedom": (2.5, 100.0),
     "background_classes": (1, 8),

@@ -131,7 +131,7 @@ def probability(
     single[deep] = 1.0
     answer = single.copy()
     answer[free] = _walk(single, free, model.samples, region, settings)
-    return answer
+    return np.clip(answer, 0.0, 1.0)
 
 
 def _walk(
