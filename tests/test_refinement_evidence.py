@@ -28,6 +28,7 @@ from tests.refinement_scene import (
 )
 
 STILL_RADIUS_MM = 11.0
+OTHER_TISSUE = MoveCause.OTHER_TISSUE
 
 
 def _shifted(scene: Scene, shift_mm: tuple[float, float, float], *numbers: int) -> Scene:
@@ -165,6 +166,23 @@ def test_living_rim_stays_when_the_core_has_died() -> None:
     kept = scene.drawn.inside if answer.refined is None else answer.refined.inside
     rim = scene.drawn.inside & scene.truth.inside & (distance > 9.5)
     assert np.count_nonzero(rim & kept) > 0.95 * np.count_nonzero(rim)
+
+
+def test_only_contoured_structures_go_when_much_of_the_target_is_not_understood() -> None:
+    """What looks like neither core nor anything with a name may be target: not much of it goes."""
+    wide = scene_of(drawn_mm=6.0)
+    scene = replace(wide, organs={"V_Portal": wide.organs["V_Portal"]})  # the liver is not drawn
+    loose = replace(SETTINGS, min_volume_ratio=0.1)
+    lost = sum(c.removed_cm3 for c in run_refine(scene, loose).changes if c.cause is OTHER_TISSUE)
+    assert 0.0 < lost < 0.2 * scene.drawn.volume_cm3
+    answer = run_refine(scene, replace(loose, max_unnamed_share=0.0))
+    expected = scene.drawn.inside & ~scene.organs["V_Portal"].inside
+    assert np.array_equal(refined_of(answer).inside, expected)
+    assert "nor like anything with a name" in answer.reasons[0]
+    none = run_refine(
+        replace(scene, organs={}), replace(loose, max_unnamed_share=0.0, finds_structures=False)
+    )
+    check_abstention(none, "nothing differs from the drawn contour", "nor like anything")
 
 
 def test_node_hidden_by_gas_is_recovered() -> None:

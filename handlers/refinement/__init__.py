@@ -212,7 +212,17 @@ def _with_mr(
     reasons += [f"the target lies within {name}, which bars nothing" for name in region.context]
     if region.removed_names:
         reasons.append(f"the overlap with {', '.join(region.removed_names)} was removed")
-    answer = _answer(target, region, level, tissue, [*reasons, *evidence.faults], numbers, settings)
+    reasons += evidence.faults
+    answer = _answer(target, region, level, tissue, reasons, dict(numbers), settings)
+    unnamed = sum(c.removed_cm3 for c in answer.changes if c.cause is MoveCause.OTHER_TISSUE)
+    share = unnamed / target.volume_cm3
+    if share > settings.max_unnamed_share:
+        reasons[0] = (
+            f"{100 * share:.0f} % of the target look neither like its core nor like anything with "
+            f"a name, more than {100 * settings.max_unnamed_share:.0f} %: the MR moves no contour"
+        )
+        level = drawn_level(region, settings)
+        answer = _answer(target, region, level, {}, reasons, numbers, settings)
     answer = replace(
         answer,
         probability=_field(likely, region),

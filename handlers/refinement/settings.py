@@ -79,6 +79,8 @@ class RefinementSettings:
         min_core_agreement: Abstain if less of the core (0 to 1) looks like the target.
         min_volume_ratio: Abstain if the result is smaller than this part of the drawn volume.
         max_volume_ratio: Abstain if it is larger.
+        max_unnamed_share: Of the drawn target: if more would go for looking neither like its core
+            nor like a structure or tissue with a name, the MR moves no contour.
     """
 
     max_outward_mm: float = 5.0
@@ -116,6 +118,7 @@ class RefinementSettings:
     min_core_agreement: float = 0.5
     min_volume_ratio: float = 0.4
     max_volume_ratio: float = 1.9
+    max_unnamed_share: float = 0.2
 
     def __post_init__(self) -> None:
         wrong = [
@@ -158,5 +161,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "min_core_agreement": (0.0, 1.0),
     "min_volume_ratio": (0.05, 1.0),
     "max_volume_ratio": (1.0, 10.0),
+    "max_unnamed_share": (0.0, 1.0),
 }
 """Smallest and largest value of each number: beyond them a setting is a mistake."""
