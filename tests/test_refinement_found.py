@@ -104,7 +104,7 @@ class Scene:
         region = make_region(Mask(grid, drawn), organs, SETTINGS)
         channels = []
         for name in self.contrasts:
-            values = scale(self.image(name)[region.block], region)
+            values = scale(self.image(name)[region.block], region.drawn | region.shell)
             channels.append(Channel(name, values, 1.5, np.ones(region.drawn.shape)))
         ct = Image(grid, self.image("CT").astype(np.float32), "CT", "1.2.3.4")
         valid = np.ones(region.drawn.shape, dtype=bool)
