@@ -3,7 +3,7 @@
 Reads no clock: the caller passes one in, as it passes the function that is told which step begins.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from handlers.contour_metrics import compare, smallest_distance_mm
@@ -114,23 +114,10 @@ def run(
     watch = _Watch(seconds, on_step)
     watch.begin("structures")
     drawn, findings = find_targets(case, settings.target_patterns)
-    organs: dict[str, Mask] = {}
-    for roi in case.structure_set.rois:
-        if roi.contours and roi not in drawn:
-            # two ROIs may bear one name; each is an organ all the same
-            name = roi.name if roi.name not in organs else numbered(roi.name, roi.number)
-            organs[name] = mask_from_roi(roi, case.ct.geometry)
+    organs = _drawn_organs(case, drawn)
     neighbours = {**(further_organs or {}), **organs}
     watch.begin("registration")
-    # "as sent" speaks of the MR: of a CBCT, the daily position is what is asked for
-    freely = replace(settings.registration, use_as_sent=False)
-    registrations = tuple(
-        register_frame(case.ct, series, tuple(drawn.values()), chosen, sent=case.registrations)
-        for series, chosen in (
-            *((series, settings.registration) for series in series_by_frame(case.mr)),
-            *(((other,), freely) for other in case.other_ct),
-        )
-    )
+    registrations = _registered(case, tuple(drawn.values()), settings.registration)
     watch.begin("resampling")
     resampled = tuple(
         _resampled(image, case.ct, registration)
@@ -166,6 +153,30 @@ def run(
         timing_s=watch.spent_s,
         daily_positions=positions,
         review=settings.review,
+    )
+
+
+def _drawn_organs(case: Case, targets: Container[Roi]) -> dict[str, Mask]:
+    """Return all ROIs that are no targets; two may bear one name, each is an organ all the same."""
+    organs: dict[str, Mask] = {}
+    for roi in case.structure_set.rois:
+        if roi.contours and roi not in targets:
+            name = roi.name if roi.name not in organs else numbered(roi.name, roi.number)
+            organs[name] = mask_from_roi(roi, case.ct.geometry)
+    return organs
+
+
+def _registered(
+    case: Case, targets: Sequence[Mask], settings: RegistrationSettings
+) -> tuple[Registration, ...]:
+    # "as sent" speaks of the MR: of a CBCT, the daily position is what is asked for
+    freely = replace(settings, use_as_sent=False)
+    return tuple(
+        register_frame(case.ct, series, targets, chosen, sent=case.registrations)
+        for series, chosen in (
+            *((series, settings) for series in series_by_frame(case.mr)),
+            *(((other,), freely) for other in case.other_ct),
+        )
     )
 
 

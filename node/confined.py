@@ -126,7 +126,7 @@ def _guard(told: Mapping[str, object]) -> int:
         )
         code = process.wait(timeout_s)
     except subprocess.TimeoutExpired:
-        pass
+        code = None  # which tells the parent that it was still running
     except (OSError, ValueError) as error:
         start_error = getattr(error, "strerror", None) or type(error).__name__
     except _Stopped:

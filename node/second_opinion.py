@@ -24,7 +24,6 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ import numpy.typing as npt
 import SimpleITK
 
 from handlers.errors import GeometryMismatchError
+from handlers.roi_names import matches
 from handlers.sampling import geometry_from_itk, itk_image
 from handlers.values import Case, Finding, Image, Mask, Severity, StructureSet
 from node.confined import Ended, run_confined
@@ -223,15 +223,11 @@ def undrawn_organs(
     drawn = [
         roi.name
         for roi in structure_set.rois
-        if roi.contours and not _matches(roi.name, ignore_patterns)
+        if roi.contours and not matches(roi.name, ignore_patterns)
     ]
     return tuple(
-        organ for organ in ORGANS if not any(_matches(name, organ.drawn_as) for name in drawn)
+        organ for organ in ORGANS if not any(matches(name, organ.drawn_as) for name in drawn)
     )
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name.casefold(), pattern.casefold()) for pattern in patterns)
 
 
 def _memory_bytes(settings: SecondOpinionSettings) -> int:

@@ -16,20 +16,21 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, ParametricMapStorage, SegmentationStorage
+from pydicom.uid import ParametricMapStorage, SegmentationStorage
 from pydicom.valuerep import DSfloat
 
 from handlers.encode.identity import (
-    CREATOR_NAME,
-    DEVICE_SERIAL_NUMBER,
-    MANUFACTURER,
-    MODEL_NAME,
     SERIES_NUMBER_PM,
     SERIES_NUMBER_PSEG,
     Reference,
     ResultSet,
 )
-from handlers.encode.seg import describe_segments, make_repeatable, standing_segment
+from handlers.encode.seg import (
+    describe_segments,
+    make_repeatable,
+    series_arguments,
+    standing_segment,
+)
 from handlers.encode.text import LO_LENGTH
 from handlers.values import VoxelField
 
@@ -126,18 +127,9 @@ def encode_probability_segmentation(result_set: ResultSet, index: int) -> Datase
         fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
         max_fractional_value=MAXIMUM_FRACTIONAL_VALUE,
         segment_descriptions=describe_segments(result_set, [segment], is_computed=True),
-        series_instance_uid=reference.series_instance_uid,
-        series_number=SERIES_NUMBER_PSEG + index + 1,
-        sop_instance_uid=reference.sop_instance_uid,
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=result_set.text(result_set.authorship.software_version, LO_LENGTH),
-        device_serial_number=DEVICE_SERIAL_NUMBER,
+        **series_arguments(result_set, reference, SERIES_NUMBER_PSEG + index + 1),
         content_label=LABEL,
         content_description=DESCRIPTION,
-        content_creator_name=CREATOR_NAME,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
         series_description=_series_description(result_set, index),
     )
     make_repeatable(ds, result_set, f"{SEGMENTATION_ROLE} {index}")
@@ -159,14 +151,7 @@ def encode_probability_map(result_set: ResultSet, index: int) -> Dataset:
     ds = hd.pm.ParametricMap(
         source_images=[result_set.stand_in(each) for each in ct],
         pixel_array=_steps(field, STORED_OF_ONE).astype(np.uint16),
-        series_instance_uid=reference.series_instance_uid,
-        series_number=SERIES_NUMBER_PM + index + 1,
-        sop_instance_uid=reference.sop_instance_uid,
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=result_set.text(result_set.authorship.software_version, LO_LENGTH),
-        device_serial_number=DEVICE_SERIAL_NUMBER,
+        **series_arguments(result_set, reference, SERIES_NUMBER_PM + index + 1),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_real_world_values()],
         voi_lut_transformations=[
@@ -180,8 +165,6 @@ def encode_probability_map(result_set: ResultSet, index: int) -> Dataset:
         pixel_measures=hd.PixelMeasuresSequence((row_mm, column_mm), slice_mm, slice_mm),
         content_label=LABEL,
         content_description=DESCRIPTION,
-        content_creator_name=CREATOR_NAME,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
         series_description=_series_description(result_set, index),
     )
     result_set.add_body_part(ds)

@@ -8,6 +8,7 @@ Never labels organs, and never smooths a mask.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -136,6 +137,24 @@ def segmentation_reference(result_set: ResultSet) -> Reference:
     return result_set.reference(SegmentationStorage, ROLE)
 
 
+def series_arguments(
+    result_set: ResultSet, reference: Reference, series_number: int
+) -> dict[str, Any]:
+    """Return what highdicom is told of every object that is alone in its series."""
+    return {
+        "series_instance_uid": reference.series_instance_uid,
+        "series_number": series_number,
+        "sop_instance_uid": reference.sop_instance_uid,
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MODEL_NAME,
+        "software_versions": result_set.text(result_set.authorship.software_version, LO_LENGTH),
+        "device_serial_number": DEVICE_SERIAL_NUMBER,
+        "content_creator_name": CREATOR_NAME,
+        "transfer_syntax_uid": ExplicitVRLittleEndian,
+    }
+
+
 def encode_segmentation(result_set: ResultSet) -> Dataset | None:
     """Return the segmentation, or None if no target has a voxel."""
     segments = segments_of(result_set)
@@ -148,24 +167,14 @@ def encode_segmentation(result_set: ResultSet) -> Dataset | None:
         [segment.mask.inside[occupied].astype(np.uint8) for segment in segments], axis=-1
     )
     reference = segmentation_reference(result_set)
-    authorship = result_set.authorship
     ds = hd.seg.Segmentation(
         source_images=[result_set.stand_in(result_set.sources.ct[i]) for i in occupied],
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=describe_segments(result_set, segments),
-        series_instance_uid=reference.series_instance_uid,
-        series_number=SERIES_NUMBER_SEG,
-        sop_instance_uid=reference.sop_instance_uid,
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=result_set.text(authorship.software_version, LO_LENGTH),
-        device_serial_number=DEVICE_SERIAL_NUMBER,
+        **series_arguments(result_set, reference, SERIES_NUMBER_SEG),
         content_label=LABEL,
         content_description="Targets as drawn and as refined with MR",
-        content_creator_name=CREATOR_NAME,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
         series_description="Targets, drawn and refined, on the planning CT",
     )
     make_repeatable(ds, result_set, ROLE)
