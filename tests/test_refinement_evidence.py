@@ -263,6 +263,18 @@ def test_all_series_of_a_wrong_registration_are_set_aside() -> None:
     )
 
 
+@pytest.mark.parametrize("factor", [1.0, -2.0])
+def test_one_image_under_two_names_is_one_contrast(factor: float) -> None:
+    """A T1 sent again as T2, inverted or not, is no second kind of evidence."""
+    scene = scene_of()
+    first, second = scene.mr[0], scene.mr[1]
+    copied = replace(second.image, voxels=(factor * first.image.voxels).astype(np.float32))
+    twice = replace(scene, mr=(first, replace(second, image=copied)))
+    answer = run_refine(twice)
+    assert any("T2 (series 2 of 2): it shows the same as T1" in r for r in answer.reasons)
+    assert answer.refined is None
+
+
 def test_blur_is_seen_when_the_mr_ends_near_the_target() -> None:
     """The end of the image is no sharp edge."""
     scene = scene_of()

@@ -119,14 +119,30 @@ def gather(
             faults += [f"{named}: {reason}" for reason in reasons]
             continue
         near = (region.drawn | region.shell) & series.valid.inside[region.block]
+        scaled = scale(series.image.voxels[region.block].astype(np.float64), near)
+        same = [
+            channel.name
+            for channel in channels.values()
+            if _likeness(scaled[near & valid], channel.scaled[near & valid]) > settings.max_likeness
+        ]
+        if same:
+            faults.append(f"{named}: it shows the same as {same[0]}, and nothing of its own")
+            continue
         channels[contrast] = Channel(
             contrast,
-            scale(series.image.voxels[region.block].astype(np.float64), near),
+            scaled,
             series.registration.uncertainty_mm,
             np.ones(region.drawn.shape),
         )
         valid &= series.valid.inside[region.block]
     return Evidence(_shared_weights(channels.values()), valid, tuple(faults), unknown)
+
+
+def _likeness(one: Array, other: Array) -> float:
+    """Return how well one image (n,) tells another, 0 to 1: the size of their correlation."""
+    if one.std() <= 0 or other.std() <= 0:
+        return 1.0
+    return float(abs(np.corrcoef(one, other)[0, 1]))
 
 
 def _shared_weights(channels: Collection[Channel]) -> tuple[Channel, ...]:

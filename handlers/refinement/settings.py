@@ -59,6 +59,8 @@ class RefinementSettings:
             cannot be seen (normalised mutual information less one).
         min_variance_explained: A series counts only if CT structures explain this part of its
             variance around the target (0 to 1): noise, or a wrong place, has next to none.
+        max_likeness: Nor does it where it repeats another contrast (0 to 1, size of the correlation
+            around the target): the same image under two names is one.
         max_offset_mm: A series does not count if it fits the CT clearly better shifted by more.
         min_offset_gain: How much better is clearly: the ratio of the similarities.
         finds_structures: Whether vessels, fluid and gas that nobody contoured are looked for.
@@ -99,6 +101,7 @@ class RefinementSettings:
     min_voxels_across: int = 4
     max_blur_mm: float = 1.25
     min_variance_explained: float = 0.12
+    max_likeness: float = 0.998
     max_offset_mm: float = 2.5
     min_offset_gain: float = 1.1
     min_similarity: float = 0.02
@@ -143,6 +146,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "min_voxels_across": (3, 50),
     "max_blur_mm": (0.5, 10.0),
     "min_variance_explained": (0.0, 1.0),
+    "max_likeness": (0.5, 1.0),
     "max_offset_mm": (1.0, 10.0),
     "min_offset_gain": (1.0, 3.0),
     "min_similarity": (0.0, 0.5),
