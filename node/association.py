@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydicom.uid import UID
@@ -129,7 +130,21 @@ class CallingEntity(AE):
     def _create_socket(self, assoc: Association, address: Any, tls_args: Any) -> PeerConnection:
         self.connection = PeerConnection(assoc, address=address)
         self.connection.tls_args = tls_args
+        assoc._serve_request = partial(_serve_or_give_back, assoc)  # type: ignore[method-assign]
         return self.connection
+
+
+def _serve_or_give_back(assoc: Association, message: Any, context_id: int) -> None:
+    """Serve a request; give an answer back to the caller that waits for it.
+
+    pynetdicom's reactor is told to pause before a request is sent, but counts as paused one step
+    before it is. An answer that comes within that step is taken by it and, as no request, dropped.
+    """
+    is_awaited = not assoc._reactor_checkpoint.is_set()
+    if is_awaited and not message.is_valid_request:
+        assoc.dimse.msg_queue.put((context_id, message))
+    else:
+        Association._serve_request(assoc, message, context_id)
 
 
 @dataclass(frozen=True, slots=True)

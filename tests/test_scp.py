@@ -24,6 +24,7 @@ from tests.header_objects import structure_set
 from tests.receiving_node import (
     Node,
     answer_to,
+    ask,
     associated,
     ct,
     cut,
@@ -87,6 +88,22 @@ def test_success_is_answered_last(tmp_path: Path) -> None:
     written = kept.index("sync")
     assert set(kept[:written]) == {"write_pieces"}
     assert kept[written:] == ["sync", "rename", "write", "sync", "answer"]
+
+
+def test_answer_that_the_reactor_took_comes_back_to_its_caller(node: Node) -> None:
+    """Pynetdicom's reactor may take an answer that comes at once; one that nobody awaits goes."""
+    ds = ct()
+    with associated(node) as assoc:
+        assoc._reactor_checkpoint.clear()
+        ask(assoc, encoded(ds), ds)
+        context_id, answer = assoc.dimse.get_msg(block=True)
+        assert context_id is not None
+        assert answer is not None
+        assoc._serve_request(answer, context_id)
+        assert assoc.dimse.get_msg(block=True) == (context_id, answer)
+        assoc._reactor_checkpoint.set()
+        assoc._serve_request(answer, context_id)
+        assert assoc.dimse.msg_queue.empty()
 
 
 def test_repetition_and_other_content(node: Node) -> None:
