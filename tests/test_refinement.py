@@ -18,7 +18,7 @@ from handlers.errors import EmptyStructureError, GeometryMismatchError
 from handlers.geometry import RigidTransform
 from handlers.refinement import RefinementSettings
 from handlers.refinement.appearance import Look, area_under_roc
-from handlers.refinement.evidence import blur_mm, variance_explained
+from handlers.refinement.fitness import blur_mm, variance_explained
 from handlers.refinement.region import make_region, tidy
 from handlers.roi_names import matches
 from handlers.sampling import mask_from_roi, resample

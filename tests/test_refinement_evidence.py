@@ -179,6 +179,11 @@ def test_only_contoured_structures_go_when_much_of_the_target_is_not_understood(
     expected = scene.drawn.inside & ~scene.organs["V_Portal"].inside
     assert np.array_equal(refined_of(answer).inside, expected)
     assert "nor like anything with a name" in answer.reasons[0]
+    # a vessel that is only found is not taken either: the MR moves nothing
+    guessed = replace(scene, organs={"External": scene_of().organs["External"]})
+    assert run_refine(guessed, loose).found
+    stays = run_refine(guessed, replace(loose, max_unnamed_share=0.0))
+    check_abstention(stays, "nothing differs from the drawn contour")
     none = run_refine(
         replace(scene, organs={}), replace(loose, max_unnamed_share=0.0, finds_structures=False)
     )

@@ -176,34 +176,16 @@ def _with_mr(
     if not region.core.any():
         reason = f"contoured structures ({', '.join(region.removed_names)}) cover the whole target"
         return _abstain([reason], numbers)
-    found = _found(region, ct, evidence, settings)
+    as_contoured, found = region, _found(region, ct, evidence, settings)
     region = without_found(
         region, {each.name: each.inside for each in found if each.cause in NEVER_TARGET}
     )
     places = background_places(region, ct, ct_shows, settings)
-    told_apart = separation(evidence, region, places, settings)
-    if told_apart is None:
-        reason = (
-            f"the target's core has only {int(region.core.sum())} voxels: too small for the "
-            "resolution to prove that the MR tells it from its surroundings"
-        )
-        return _abstain([reason, *evidence.faults], numbers)
-    numbers["separation"] = told_apart
-    if told_apart < settings.min_separation:
-        reason = (
-            f"the MR hardly tells the target from its surroundings: {told_apart:.2f} of 1, needed "
-            f"are {settings.min_separation:.2f} (0.5 is chance)"
-        )
-        return _abstain([reason, *evidence.faults], numbers)
     channels = (*evidence.channels, ct_channel(ct, region, ct_shows))
     model = Model.learn(channels, region, places, evidence.valid, settings)
-    numbers["core_agreement"] = agreement(model, region)
-    if numbers["core_agreement"] < settings.min_core_agreement:
-        reason = (
-            f"only {100 * numbers['core_agreement']:.0f} % of the target's core look like the "
-            f"target, fewer than {100 * settings.min_core_agreement:.0f} %"
-        )
-        return _abstain([reason, *evidence.faults], numbers)
+    doubt = _doubt(model, region, places, evidence, numbers, settings)
+    if doubt:
+        return _abstain([doubt, *evidence.faults], numbers)
     likely = probability(model, region, evidence.valid, ct_shows, settings)
     uncertainty_mm = max(channel.uncertainty_mm for channel in evidence.channels)
     tissue = known_by_ct(ct, region, ct_shows)
@@ -221,8 +203,8 @@ def _with_mr(
             f"{100 * share:.0f} % of the target look neither like its core nor like anything with "
             f"a name, more than {100 * settings.max_unnamed_share:.0f} %: the MR moves no contour"
         )
-        level = drawn_level(region, settings)
-        answer = _answer(target, region, level, {}, reasons, numbers, settings)
+        level = drawn_level(as_contoured, settings)
+        answer = _answer(target, as_contoured, level, {}, reasons, numbers, settings)
     answer = replace(
         answer,
         probability=_field(likely, region),
@@ -232,6 +214,36 @@ def _with_mr(
         return answer
     sure = confidence(level > 0, likely, region, uncertainty_mm)
     return replace(answer, confidence=sure)
+
+
+def _doubt(
+    model: Model,
+    region: Region,
+    places: dict[str, Bools],
+    evidence: Evidence,
+    numbers: dict[str, float],
+    settings: RefinementSettings,
+) -> str:
+    """Return why the MR does not tell the target from its surroundings; put down the figures."""
+    told_apart = separation(evidence, region, places, settings)
+    if told_apart is None:
+        return (
+            f"the target's core has only {int(region.core.sum())} voxels: too small for the "
+            "resolution to prove that the MR tells it from its surroundings"
+        )
+    numbers["separation"] = told_apart
+    if told_apart < settings.min_separation:
+        return (
+            f"the MR hardly tells the target from its surroundings: {told_apart:.2f} of 1, needed "
+            f"are {settings.min_separation:.2f} (0.5 is chance)"
+        )
+    numbers["core_agreement"] = agreement(model, region)
+    if numbers["core_agreement"] < settings.min_core_agreement:
+        return (
+            f"only {100 * numbers['core_agreement']:.0f} % of the target's core look like the "
+            f"target, fewer than {100 * settings.min_core_agreement:.0f} %"
+        )
+    return ""
 
 
 def _found(

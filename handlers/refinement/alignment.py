@@ -35,6 +35,9 @@ LEAST_OVERLAP = 0.6
 
 HU_RANGE = (-200.0, 300.0)
 
+GAS_HU = -300.0
+"""Below this the CT shows gas, which lies elsewhere on another day."""
+
 
 @dataclass(frozen=True, slots=True)
 class Offset:

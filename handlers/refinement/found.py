@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from handlers.refinement.evidence import FAT_HU, GAS_HU, Channel
+from handlers.refinement.alignment import GAS_HU
+from handlers.refinement.evidence import FAT_HU, Channel
 from handlers.refinement.region import Region
 from handlers.refinement.settings import RefinementSettings
 from handlers.refinement.surroundings import Surroundings, look_around

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from handlers.refinement.evidence import GAS_HU, KIND_OF_CONTRAST, Channel
+from handlers.refinement.alignment import GAS_HU
+from handlers.refinement.evidence import Channel
+from handlers.refinement.fitness import KIND_OF_CONTRAST
 from handlers.refinement.region import Region
 from handlers.refinement.settings import RefinementSettings
 from handlers.values import Image
