@@ -4,46 +4,46 @@ Every command exits 0, 1 when the thing failed, 2 when it was called wrongly; `-
 script can read. No traceback reaches a user.
 """
 
-import json
 import os
 import signal
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from node import process as processing
 from node.case_job import software_version
+from node.commands.cases import cases_app
+from node.commands.peers import add_commands as add_peer_commands
 from node.compute_job import summary_lines
-from node.config import Config, Peer, read_config
+from node.config import Config, read_config
 from node.conformance import conformance_statement
-from node.delivery import InstanceOutcome, echo, send_instances
+from node.console import (
+    ERR,
+    FAILED,
+    OUT,
+    STOPPED,
+    WRONG_USE,
+    ConfigOption,
+    JsonOption,
+    clean,
+    findings_told,
+    print_json,
+    progress,
+    say,
+)
 from node.errors import ConfigError, NodeError
-from node.index import Index
-from node.index.cases import CaseBook
-from node.index.deliveries import DeliveryBook
-from node.index.states import CaseState
 from node.log import configure_logging
 
 PRIVATE = 0o027
 """What others may not do with the files of the node: patients are named in them."""
-
-FAILED = 1
-WRONG_USE = 2
-STOPPED = 128
-"""Added to the number of the signal that stopped a command, as shells do."""
 
 
 class LogLevel(StrEnum):
@@ -55,9 +55,6 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
-OUT = Console(soft_wrap=True, highlight=False, markup=False)
-ERR = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-
 app = typer.Typer(
     help="Registers MR to the planning CT, proposes a refined target, sends the results back. "
     "Not a medical device: every result is a proposal for a clinician.",
@@ -65,13 +62,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-cases_app = typer.Typer(help="Look at cases, retry them, abandon them.", no_args_is_help=True)
 app.add_typer(cases_app, name="cases")
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file (TOML); none: the defaults.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print what a script can read.")]
+add_peer_commands(app)
 
 
 @app.command()
@@ -129,24 +121,24 @@ def process(
     """Compute one case from files, without network: the same result set, on disk."""
     settings = read_config(config)
     try:
-        with _progress(processing.STEPS, quiet=as_json) as on_step:
+        with progress(processing.STEPS, quiet=as_json) as on_step:
             outcome = processing.process(
                 inputs, out, settings, protocol_name=protocol, on_step=on_step
             )
     except processing.NoCaseError as error:
         if as_json:
-            _print_json({"kind": "no case", "reasons": error.reasons, "hint": error.hint})
+            print_json({"kind": "no case", "reasons": error.reasons, "hint": error.hint})
         raise
     if as_json:
-        _print_json({**outcome.model_dump(), "out": str(out)})
+        print_json({**outcome.model_dump(), "out": str(out)})
     elif outcome.kind == "done":
-        for line in (*summary_lines(outcome.summary), *_findings(outcome.summary["findings"])):
-            OUT.print(_clean(line))
+        for line in (*summary_lines(outcome.summary), *findings_told(outcome.summary["findings"])):
+            OUT.print(clean(line))
         OUT.print(f"{len(outcome.results)} objects and metrics.json in {out}")
     if outcome.kind != "done":
         if not as_json:
             for reason in outcome.reasons:
-                ERR.print(_clean(f"{outcome.kind}: {reason}"))
+                ERR.print(clean(f"{outcome.kind}: {reason}"))
         raise typer.Exit(FAILED)
 
 
@@ -163,13 +155,13 @@ def demo(
 
     settings = read_config(config)
     folder = out if out is not None else Path(tempfile.mkdtemp(prefix="hilum-demo-results-"))
-    with _progress(demonstration.STEPS, quiet=as_json) as on_step:
+    with progress(demonstration.STEPS, quiet=as_json) as on_step:
         visit = demonstration.visit(
             settings, folder, timeout_s=timeout_s, seed=seed, on_step=on_step
         )
     if as_json:
         document = {**asdict(visit), "received": {u: str(p) for u, p in visit.received.items()}}
-        _print_json(document)
+        print_json(document)
     else:
         OUT.print(f"sent {visit.sent} objects, {len(visit.received)} came back:")
         for line in visit.lines:
@@ -200,13 +192,13 @@ def phantom(
     options = PhantomOptions.for_seed(
         seed, hard=hard, small=small, hidden_by=hidden_by or "nothing"
     )
-    with _progress(("make the patient", "write"), quiet=as_json) as on_step:
+    with progress(("make the patient", "write"), quiet=as_json) as on_step:
         study = make_study(options)
         on_step("write")
         count = export.write_study(study, out)
     features = options.features
     if as_json:
-        _print_json({"out": str(out), "seed": seed, "objects": count, "features": features})
+        print_json({"out": str(out), "seed": seed, "objects": count, "features": features})
     else:
         OUT.print(f"{count} objects in {out / export.STUDY_FOLDER}, the truth in {out / 'truth'}")
         OUT.print(f"the case: {', '.join(features) or 'nothing uncommon'}")
@@ -238,13 +230,13 @@ def commission(
         config=read_config(config),
     )
     try:
-        with _progress(commissioning.steps(order), quiet=as_json) as on_step:
+        with progress(commissioning.steps(order), quiet=as_json) as on_step:
             verdict = commissioning.commission(order, out, on_step)
     except commissioning.OrderError as error:
-        _say(error)
+        say(error)
         raise typer.Exit(WRONG_USE) from error
     if as_json:
-        _print_json(
+        print_json(
             {
                 "outcome": verdict.outcome,
                 "files": [str(path) for path in verdict.files],
@@ -265,7 +257,7 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     checks = run_checks(read_config(config), echo_timeout_s=5.0)
     if as_json:
-        _print_json([asdict(check) for check in checks])
+        print_json([asdict(check) for check in checks])
     else:
         table = Table("check", "status", "finding", "mend")
         for check in checks:
@@ -275,193 +267,10 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@app.command("echo")
-def echo_peer(peer: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Ask a configured peer whether it hears us (C-ECHO)."""
-    settings = read_config(config)
-    result = echo(
-        _peer(settings, peer),
-        settings.node.ae_title,
-        timeout_s=settings.node.network_timeout_s,
-        tls=settings.tls,
-    )
-    if as_json:
-        _print_json(asdict(result))
-    else:
-        OUT.print(f"{peer} answered in {1000 * result.seconds:.0f} ms")
-
-
-@app.command()
-def send(
-    peer: str,
-    files: list[Path],
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Send DICOM files to a configured peer (C-STORE)."""
-    settings = read_config(config)
-    with _count(len(files), quiet=as_json) as advance:
-        answers = send_instances(
-            _peer(settings, peer),
-            settings.node.ae_title,
-            files,
-            timeout_s=settings.node.network_timeout_s,
-            on_result=lambda _answer: advance(),
-            tls=settings.tls,
-        )
-    taken = [a for a in answers if a.outcome in (InstanceOutcome.SENT, InstanceOutcome.WARNED)]
-    if as_json:
-        _print_json([asdict(answer) for answer in answers])
-    else:
-        OUT.print(f"{peer} took {len(taken)} of {len(answers)} objects")
-        for reason in sorted({a.reason for a in answers if a not in taken}):
-            ERR.print(f"not taken: {reason}")
-    if len(taken) < len(answers):
-        raise typer.Exit(FAILED)
-
-
 @app.command()
 def conformance(config: ConfigOption = None) -> None:
     """Print the DICOM conformance statement, from the running tables."""
     sys.stdout.write(conformance_statement(read_config(config)))
-
-
-@cases_app.command("list")
-def list_cases(
-    config: ConfigOption = None,
-    state: Annotated[CaseState | None, typer.Option(help="Only cases in this state.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the cases, newest change first."""
-    with _index(read_config(config)) as index:
-        records = [r for r in CaseBook(index).cases() if state is None or r.state is state]
-    if as_json:
-        _print_json([asdict(record) for record in records])
-        return
-    table = Table("case", "rev", "state", "protocol", "changed (UTC)", "why")
-    table.columns[0].no_wrap = True
-    for record in records:
-        changed = record.updated_at[:19].replace("T", " ")
-        revision = str(record.revision)
-        row = [record.case_id, revision, record.state, record.protocol, changed, record.reason]
-        if OUT.is_terminal:
-            table.add_row(*map(_clean, row))
-        else:
-            OUT.print("\t".join(map(_clean, row)))
-    if OUT.is_terminal:
-        OUT.print(table)
-
-
-@cases_app.command("show")
-def show_case(case_id: str, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show one case: what it waits for, what was found, where its results went."""
-    with _index(read_config(config)) as index:
-        record = CaseBook(index).case(case_id)
-    if record is None:
-        raise NodeError(f"no case {case_id}", hint="`hilum cases list` shows them")
-    if as_json:
-        _print_json(asdict(record))
-        return
-    OUT.print(f"case {record.case_id}, revision {record.revision}, protocol {record.protocol}")
-    OUT.print(_clean(f"state: {record.state}" + (f": {record.reason}" if record.reason else "")))
-    told = record.summary.get("findings") or record.findings
-    for line in (*summary_lines(record.summary), *_findings(told)):
-        OUT.print(_clean(line))
-    for page in record.history:
-        line = f"{page['at'][:19]}  rev {page['revision']}  {page['state']}  {page['reason']}"
-        OUT.print(_clean(line))
-    for delivery in record.deliveries:
-        OUT.print(
-            f"to {delivery['peer']}, rev {delivery['revision']}: {delivery['state']}, "
-            f"attempt {delivery['attempt'] + 1} {delivery['reason']}"
-        )
-    OUT.print(f"{len(record.results)} result objects")
-
-
-@cases_app.command()
-def retry(case_id: str, config: ConfigOption = None) -> None:
-    """Begin again what was rejected, failed, abandoned or not delivered."""
-    settings = read_config(config)
-    with _index(settings) as index:
-        record = CaseBook(index).case(case_id)
-        now = datetime.now(UTC)
-        are_whole = record is not None and all(
-            (settings.node.data / path).exists() for path in record.results
-        )
-        if record is not None and record.state is CaseState.UNDELIVERED and are_whole:
-            give_up = timedelta(hours=settings.node.delivery_give_up_h)
-            DeliveryBook(index).reopen(case_id, give_up, now)
-        else:
-            CaseBook(index).ask_again(case_id, now)
-    OUT.print(f"case {case_id} is begun again by the running node")
-
-
-@cases_app.command()
-def abandon(case_id: str, config: ConfigOption = None) -> None:
-    """Stop all work on a case; new objects revive it."""
-    with _index(read_config(config)) as index:
-        CaseBook(index).abandon(case_id, datetime.now(UTC))
-    OUT.print(f"case {case_id} is abandoned")
-
-
-def _findings(findings: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [f"{f['severity']}: {f['text']}" for f in findings]
-
-
-def _clean(text: str) -> str:
-    """Return text without what could steer a terminal: ROI names come from others."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _peer(config: Config, name: str) -> Peer:
-    peer = config.peer_named(name)
-    if peer is None or peer.port is None:
-        known = ", ".join(p.name for p in config.peer if p.port) or "none"
-        raise NodeError(f"no peer {name!r} with a port", hint=f"the configuration has: {known}")
-    return peer
-
-
-@contextmanager
-def _index(config: Config) -> Iterator[Index]:
-    if config.node.database is None and not (config.node.data / "index.sqlite").exists():
-        raise NodeError(
-            f"no node has worked in {config.node.data}", hint="name its file with --config"
-        )
-    index = Index(config.node.database_url)
-    index.create()
-    try:
-        yield index
-    finally:
-        index.close()
-
-
-@contextmanager
-def _progress(steps: tuple[str, ...], *, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show steps as a bar that fills, on the error stream, where a person sits before it."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns, console=ERR, transient=True, disable=quiet or not ERR.is_terminal
-    ) as bar:
-        task = bar.add_task(steps[0], total=len(steps))
-        yield lambda step: bar.update(
-            task, description=step, completed=steps.index(step) if step in steps else 0
-        )
-
-
-@contextmanager
-def _count(total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
-    with Progress(console=ERR, transient=True, disable=quiet or not ERR.is_terminal) as bar:
-        task = bar.add_task("sending", total=total)
-        yield lambda: bar.advance(task)
-
-
-def _print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, default=str, indent=1) + "\n")
 
 
 def main() -> None:
@@ -476,12 +285,12 @@ def main() -> None:
         sys.exit(WRONG_USE)
     except processing.NoCaseError as error:
         for reason in error.reasons:
-            ERR.print(_clean(f"no case: {reason}"))
+            ERR.print(clean(f"no case: {reason}"))
         if error.hint:
             ERR.print(error.hint)
         sys.exit(FAILED)
     except NodeError as error:
-        _say(error)
+        say(error)
         sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(STOPPED + signal.SIGINT)
@@ -494,12 +303,6 @@ def main() -> None:
         name = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
         ERR.print(f"internal error {name}: please report it")
         sys.exit(FAILED)
-
-
-def _say(error: NodeError) -> None:
-    ERR.print(_clean(str(error)))
-    if error.hint:
-        ERR.print(error.hint)
 
 
 if __name__ == "__main__":

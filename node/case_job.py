@@ -17,6 +17,7 @@ from node.compute_job import (
     SecondOpinionChoice,
 )
 from node.config import NodeSection, Protocol, SecondOpinionSection
+from node.outputs import OUTPUTS, Output
 
 
 def software_version() -> str:
@@ -53,6 +54,7 @@ def case_job(
         max_uncertainty_mm=protocol.max_uncertainty_mm,
         may_enter=protocol.may_enter,
         review=protocol.review,
+        holes=protocol.holes,
         target=protocol.target,
         derived=protocol.derived,
         registration=protocol.registration,
@@ -98,8 +100,14 @@ def case_job(
         created=created,
         memory_mib=node.compute_memory_mib,
         second_opinion=None if second_opinion is None else second_opinion.settings(),
-        destinations=protocol.destinations,
+        destinations=_destinations(protocol),
+        delivery_give_up_h=protocol.delivery_give_up_h,
     )
+
+
+def _destinations(protocol: Protocol) -> dict[str, tuple[Output, ...]]:
+    chosen = {rule.peer: rule.objects for rule in protocol.output}
+    return {peer: chosen.get(peer, OUTPUTS) for peer in protocol.destinations}
 
 
 def _other_ct(proposal: CaseProposal) -> dict[str, OtherCtPaths]:

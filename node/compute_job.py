@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from node.outline_program import SecondOpinionSettings
-from node.protocol import DerivedRule, Review, TargetSwitch
+from node.outputs import Output
+from node.protocol import DerivedRule, Holes, Review, TargetSwitch
 
 OUTCOME_FILE = "outcome.json"
 OUTPUT_FOLDER = "out"
@@ -34,6 +35,7 @@ class ComputeSettings(BaseModel):
     max_uncertainty_mm: float = 3.0
     may_enter: tuple[str, ...] = ()
     review: tuple[Review, ...] = ()
+    holes: Holes = "keyhole"
     target: tuple[TargetSwitch, ...] = ()
     derived: tuple[DerivedRule, ...] = ()
     registration: Literal["automatic", "as-sent"] = "automatic"
@@ -70,7 +72,9 @@ class Job(BaseModel):
         created: ISO 8601 with time zone; every date and time in the results comes from it.
         memory_mib: Limit of the address space.
         second_opinion: Where the outside program and its weights are; never told in results.
-        destinations: Names of the peers that the results are owed to; not the child's business.
+        destinations: Which kinds of results are owed to each peer, by the peer's name; like the
+            next, not the child's business.
+        delivery_give_up_h: How long delivery may take, where the protocol says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,7 +94,8 @@ class Job(BaseModel):
     created: datetime
     memory_mib: float
     second_opinion: SecondOpinionSettings | None = None
-    destinations: tuple[str, ...] = ()
+    destinations: dict[str, tuple[Output, ...]] = {}
+    delivery_give_up_h: float | None = None
 
 
 class Outcome(BaseModel):

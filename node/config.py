@@ -29,14 +29,17 @@ from node.outline_program import SecondOpinionSection
 from node.protocol import (
     ClipRule,
     DerivedRule,
+    FetchRule,
     MarginTable,
     NotNegative,
+    OutputRule,
     Positive,
     Prescription,
     Protocol,
     Section,
     TargetSwitch,
     derived_problems,
+    output_problems,
 )
 
 __all__ = [
@@ -74,6 +77,9 @@ AeTitle = Annotated[
 Port = Annotated[int, Field(ge=1, le=65535)]
 Host = Annotated[str, Field(min_length=1)]
 File = Annotated[Path, Strict(strict=False)]
+
+
+Tps = Literal["eclipse", "raystation", "monaco", "pinnacle"]
 
 
 class Role(StrEnum):
@@ -114,6 +120,8 @@ class NodeSection(Section):
     delivery_retry_s: Positive = 5.0
     delivery_retry_cap_s: Positive = 300.0
     delivery_give_up_h: Positive = 72.0
+    breaker_failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    commitment_timeout_h: Positive = 24.0
 
     @model_validator(mode="after")
     def _check(self) -> "NodeSection":
@@ -158,6 +166,8 @@ class Peer(Section):
     port: Port | None = None
     roles: Annotated[tuple[Annotated[Role, Strict(strict=False)], ...], Strict(strict=False)]
     quiet_s: NotNegative | None = None
+    tps: Tps | None = None
+    max_mbit_per_s: Positive | None = None
     tls: bool = False
     certificate: Annotated[str, Field(min_length=1)] | None = None
     username: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
@@ -363,6 +373,7 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
     problems += _second_opinion_problems(document)
     problems += [f"protocol name {name!r} is used twice" for name in _twice(protocols)]
     receivers = {str(p.get("name")) for p in peers if Role.RECEIVE in _texts(p, "roles")}
+    queried = {str(p.get("name")) for p in peers if Role.QUERY in _texts(p, "roles")}
     for protocol in protocols:
         destinations = Counter(_texts(protocol, "destinations"))
         problems += [
@@ -377,6 +388,7 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
             if count > 1
         ]
         problems += derived_problems(protocol)
+        problems += output_problems(protocol, queried)
     return problems
 
 
@@ -467,6 +479,8 @@ def _suggestion(key: str, location: tuple[int | str, ...]) -> str:
         "derived": DerivedRule,
         "margin_mm": MarginTable,
         "clip": ClipRule,
+        "output": OutputRule,
+        "fetch": FetchRule,
     }
     names = [str(part) for part in location[:-1] if isinstance(part, str)]
     section = sections.get(names[-1], Config) if names else Config

@@ -6,10 +6,12 @@ stands. Nothing is computed here.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+from node.outputs import Output
 
 MARGIN_KEYS = (
     *("left_mm", "right_mm", "anterior_mm"),
@@ -44,6 +46,8 @@ UncertaintyMm = Annotated[float, Field(ge=0, le=5)]
 
 MarginMm = Annotated[float, Field(ge=0, le=LARGEST_MARGIN_MM)]
 Review = Literal["probability-seg", "probability-map", "structures"]
+PriorModality = Literal["CT", "MR", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG"]
+Holes = Literal["keyhole", "xor"]
 
 
 class Section(BaseModel):
@@ -142,6 +146,23 @@ def _length_problems(name: str) -> list[str]:
     return []
 
 
+class OutputRule(Section):
+    """`[[protocol.output]]`: which objects of a result set one destination gets."""
+
+    peer: Annotated[str, Field(min_length=1)]
+    objects: Annotated[tuple[Output, ...], Strict(strict=False), Field(min_length=1)]
+
+
+class FetchRule(Section):
+    """`[[protocol.fetch]]`: what is fetched from a peer that can be queried."""
+
+    peer: Annotated[str, Field(min_length=1)]
+    by: Literal["move", "get"] = "move"
+    missing: bool = True
+    priors: Annotated[tuple[PriorModality, ...], Strict(strict=False)] = ()
+    priors_window_days: NotNegative = 3650.0
+
+
 class Protocol(Section):
     """`[[protocol]]`: a named recipe for cases."""
 
@@ -158,10 +179,40 @@ class Protocol(Section):
     max_uncertainty_mm: UncertaintyMm = 3.0
     may_enter: Annotated[tuple[Pattern, ...], Strict(strict=False)] = ()
     review: Annotated[tuple[Review, ...], Strict(strict=False)] = ()
+    holes: Holes = "keyhole"
     destinations: Annotated[tuple[str, ...], Strict(strict=False)] = ()
+    delivery_give_up_h: Positive | None = None
+    output: Annotated[tuple[OutputRule, ...], Strict(strict=False)] = ()
+    fetch: Annotated[tuple[FetchRule, ...], Strict(strict=False)] = ()
     target: Annotated[tuple[TargetSwitch, ...], Strict(strict=False)] = ()
     derived: Annotated[tuple[DerivedRule, ...], Strict(strict=False)] = ()
     prescription: Prescription | None = None
+
+
+def output_problems(protocol: Mapping[str, Any], queried: Collection[str]) -> list[str]:
+    """Return what is wrong with the peers of `output` and `fetch`; the protocol may be unsound.
+
+    Args:
+        protocol: As in the file.
+        queried: Names of the peers with the role `query`.
+    """
+    told = f"protocol {protocol.get('name')!r}:"
+    destinations = protocol.get("destinations")
+    destinations = destinations if isinstance(destinations, list | tuple) else ()
+    problems = []
+    for key, among, what in (
+        ("output", destinations, "is none of its destinations"),
+        ("fetch", queried, "is no peer with the role 'query'"),
+    ):
+        entries = protocol.get(key)
+        entries = entries if isinstance(entries, list | tuple) else ()
+        peers = [entry.get("peer") for entry in entries if isinstance(entry, dict)]
+        named = Counter(peer for peer in peers if isinstance(peer, str))
+        problems += [f"{told} {key} peer {name!r} {what}" for name in named if name not in among]
+        problems += [
+            f"{told} {key} peer {name!r} is named twice" for name in named if named[name] > 1
+        ]
+    return problems
 
 
 def derived_problems(protocol: Mapping[str, Any]) -> list[str]:

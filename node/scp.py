@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_P_ABORT, UserIdentityNegotiation
@@ -61,6 +63,25 @@ _NO_PROVIDER_REASON = 0
 """Reason of the A-P-ABORT that is issued when the connection is gone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service besides Storage and Verification, offered on every association.
+
+    Attributes:
+        sop_class_uid: Its abstract syntax.
+        transfer_syntaxes: Those that are accepted.
+        handlers: pynetdicom's events, each with what serves it. It is called with the event and the
+            peer whose association it is, and answers as pynetdicom asks of a handler of that event.
+        is_user: Whether the peer may take the role of the SCP on our side's request and so send us
+            its reports (PS3.7 D.3.3.4): true for Storage Commitment.
+    """
+
+    sop_class_uid: UID
+    transfer_syntaxes: tuple[UID, ...]
+    handlers: tuple[tuple[Any, Callable[[Any, Peer], Any]], ...]
+    is_user: bool = False
+
+
 class StoreScp:
     """The node as Storage and Verification SCP.
 
@@ -72,6 +93,7 @@ class StoreScp:
         node_run: Names this process towards the index. It must be the same after a restart, so
             that what a crash left is taken up, and another one in each process that shares the
             index.
+        services: What is offered besides Storage and Verification.
 
     Raises:
         ConfigError: Certificates or passcodes cannot be used.
@@ -85,6 +107,7 @@ class StoreScp:
         clock: Callable[[], datetime],
         *,
         node_run: str = SINGLE_NODE,
+        services: Sequence[Service] = (),
     ) -> None:
         self._config = config
         self._store = store
@@ -101,7 +124,8 @@ class StoreScp:
         self._refusing = threading.Event()
         self._stopping = threading.Event()
         self._ended = threading.Condition()
-        self._ae = _application_entity(config)
+        self._services = tuple(services)
+        self._ae = _application_entity(config, self._services)
         self._servers: list[AssociationServer] = []
         self._plain_server: Any = None
         self._sweeper = threading.Thread(target=self._sweep, name="scp-sweep", daemon=True)
@@ -242,7 +266,11 @@ class StoreScp:
             (evt.EVT_ACSE_RECV, self._handle_primitive),
             (evt.EVT_RELEASED, self._handle_released),
             (evt.EVT_ABORTED, self._handle_aborted),
+            *((event, self._served(serve)) for s in self._services for event, serve in s.handlers),
         ]
+
+    def _served(self, serve: Callable[[_Event, Peer], Any]) -> Callable[[_Event], Any]:
+        return lambda event: serve(event, self._sessions[event.assoc].peer)
 
     # --- associations --------------------------------------------------------------------------
 
@@ -357,7 +385,7 @@ class StoreScp:
         return answer
 
 
-def _application_entity(config: Config) -> AE:
+def _application_entity(config: Config, services: Sequence[Service]) -> AE:
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = False
     _config.LOG_RESPONSE_IDENTIFIERS = False
@@ -372,6 +400,11 @@ def _application_entity(config: Config) -> AE:
     ae.add_supported_context(conformance.VERIFICATION, list(conformance.SENT_SYNTAXES))
     for row in conformance.accepted(config):
         ae.add_supported_context(row.sop_class_uid, list(row.transfer_syntaxes))
+    for service in services:
+        role = True if service.is_user else None
+        ae.add_supported_context(
+            service.sop_class_uid, list(service.transfer_syntaxes), scu_role=role, scp_role=role
+        )
     return ae
 
 

@@ -8,7 +8,7 @@ begins is decided in `schedule`, what a case is in `assembly`.
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import astuple
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,19 +17,13 @@ from typing import Any
 from dbos import DBOS, SetWorkflowID
 
 from node.compute_job import OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome, summary_lines
-from node.config import Config, Peer
-from node.delivery import InstanceDelivery, InstanceOutcome, send_instances
+from node.config import Config
+from node.delivering import Delivering, pause
 from node.disk import sync_folder
-from node.errors import (
-    ComputeError,
-    DeliveryError,
-    StorageFullError,
-    UnfitObjectError,
-    UnreadableObjectError,
-)
+from node.errors import ComputeError, StorageFullError
 from node.index.deliveries import DeliveryBook, DeliveryKey
 from node.index.runs import RevisionKey, RunBook
-from node.index.states import DeliveryState
+from node.outputs import output_of
 from node.supervise import ChildProcesses
 
 LOGGER = logging.getLogger(__name__)
@@ -47,9 +41,6 @@ MOST_STARTS = 50
 
 RESULTS_FOLDER = "results"
 WORK_FOLDER = "work"
-
-MOST_DOUBLINGS = 20
-"""Pauses double no further: the cap has long been reached."""
 
 OUTLAST_PAUSE_S = 5.0
 """Pause after the index could not record how an attempt ended."""
@@ -77,6 +68,7 @@ class Workflow:
         self._runs = runs
         self._deliveries = deliveries
         self._clock = clock
+        self._delivering = Delivering(config, deliveries, clock)
         self._children = ChildProcesses()
         self._stopping = threading.Event()
         self._started: set[str] = set()
@@ -135,7 +127,7 @@ class Workflow:
 
         @DBOS.step(name="deliver")
         def deliver(*key: Any) -> None:
-            _outlast(lambda: self._deliver_attempt(DeliveryKey(*key)), self._stopping)
+            _outlast(lambda: self._delivering.attempt(DeliveryKey(*key)), self._stopping)
 
         @DBOS.workflow(name="compute")
         def compute_workflow(*key: Any) -> None:
@@ -155,7 +147,7 @@ class Workflow:
             self._enqueue(name, COMPUTE_QUEUE, self._compute, *astuple(revision))
         for owed in self._deliveries.due(now):
             if self._config.peer_named(owed.peer) is None:
-                self._settle(owed, DeliveryState.UNDELIVERED, "the peer is no longer configured")
+                self._delivering.give_up(owed, "the peer is no longer configured")
                 continue
             name = f"deliver.{owed.case_id}.{owed.revision}.{owed.peer}.{owed.attempt}"
             self._enqueue(name, _delivery_queue(owed.peer), self._deliver, *astuple(owed))
@@ -168,12 +160,6 @@ class Workflow:
         with SetWorkflowID(workflow_id):
             DBOS.enqueue_workflow(queue, function, *arguments)
         self._started.add(workflow_id)
-
-    def _pause(self, attempt: int) -> timedelta:
-        """Return how long to wait after an attempt: twice as long each time, up to a cap."""
-        node = self._config.node
-        pause_s = node.delivery_retry_s * 2.0 ** min(attempt, MOST_DOUBLINGS)
-        return timedelta(seconds=min(pause_s, node.delivery_retry_cap_s))
 
     # --- computing -----------------------------------------------------------------------------
 
@@ -203,7 +189,11 @@ class Workflow:
         LOGGER.warning("case.put_off", extra={"case_id": key.case_id, "reason": reason})
         now = self._clock()
         self._runs.put_off(
-            key, reason, now + self._pause(key.attempt), now, most_failures=most_failures
+            key,
+            reason,
+            now + pause(self._config.node, key.attempt),
+            now,
+            most_failures=most_failures,
         )
 
     def _conclude(self, key: RevisionKey, job: Job) -> None:
@@ -218,12 +208,12 @@ class Workflow:
             self._runs.adopt(
                 key,
                 {
-                    uid: str((out / name).relative_to(self._config.node.data))
+                    uid: (str((out / name).relative_to(self._config.node.data)), output_of(name))
                     for uid, name in outcome.results.items()
                 },
                 outcome.summary,
                 job.destinations,
-                timedelta(hours=self._config.node.delivery_give_up_h),
+                self._patience(job),
                 self._clock(),
             )
         elif outcome.kind == "rejected":
@@ -240,6 +230,11 @@ class Workflow:
                 "verdicts": summary_lines(outcome.summary) or list(outcome.reasons),
             },
         )
+
+    def _patience(self, job: Job) -> timedelta:
+        """Return how long the delivery of a result may take."""
+        hours = job.delivery_give_up_h
+        return timedelta(hours=self._config.node.delivery_give_up_h if hours is None else hours)
 
     def _outcome(self, key: RevisionKey, job: Job) -> Outcome:
         """Return how the revision ended, computing it unless its whole result set is there."""
@@ -263,85 +258,6 @@ class Workflow:
                 sync_folder(changed)
         return Outcome.model_validate_json((final / OUTCOME_FILE).read_text(encoding="utf-8"))
 
-    # --- delivering ----------------------------------------------------------------------------
-
-    def _deliver_attempt(self, key: DeliveryKey) -> None:
-        """Send once what a peer is owed; whatever goes wrong, it is settled or comes again."""
-        owed = self._deliveries.owed(key)
-        peer = self._config.peer_named(key.peer)
-        if owed is None or peer is None:
-            return
-        paths, give_up_at = owed
-        try:
-            reason = self._send(key, peer, list(paths.values())) if paths else ""
-        except DeliveryError as error:
-            reason = f"{error} ({error.hint})" if error.hint else str(error)
-            if not error.is_retryable:
-                self._settle(key, DeliveryState.UNDELIVERED, reason)
-                return
-        except (UnreadableObjectError, UnfitObjectError) as error:
-            reason = f"a result file cannot be sent: {error} (`hilum cases retry` computes it anew)"
-            self._settle(key, DeliveryState.UNDELIVERED, reason)
-            return
-        except Exception as error:
-            LOGGER.exception("delivery.interrupted", extra={"case_id": key.case_id})
-            reason = f"internal error {type(error).__name__}"
-        left = self._deliveries.owed(key)
-        if left is None:
-            return
-        if not left[0]:
-            refusals = self._deliveries.refusals(key)
-            state = DeliveryState.UNDELIVERED if refusals else DeliveryState.DELIVERED
-            self._settle(key, state, "; ".join(refusals))
-        elif self._clock() >= give_up_at:
-            self._settle(key, DeliveryState.UNDELIVERED, f"time is spent: {reason}")
-        else:
-            now = self._clock()
-            self._deliveries.put_off(key, reason, now + self._pause(key.attempt), now)
-            LOGGER.warning(
-                "delivery.put_off",
-                extra={"case_id": key.case_id, "peer": key.peer, "reason": reason},
-            )
-
-    def _send(self, key: DeliveryKey, peer: Peer, paths: Sequence[str]) -> str:
-        """Send files, keep every answer; return why some must be sent again, or an empty text.
-
-        Raises:
-            DeliveryError: No association came about.
-        """
-        answers = send_instances(
-            peer,
-            self._config.node.ae_title,
-            [self._config.node.data / path for path in paths],
-            timeout_s=self._config.node.network_timeout_s,
-            on_result=lambda answer: self._record(key, answer),
-            tls=self._config.tls,
-        )
-        return next((a.reason for a in answers if a.outcome in _UNANSWERED), "")
-
-    def _record(self, key: DeliveryKey, answer: InstanceDelivery) -> None:
-        self._deliveries.record_receipt(
-            key,
-            answer.sop_instance_uid,
-            str(answer.outcome),
-            answer.status,
-            answer.reason,
-            self._clock(),
-        )
-
-    def _settle(self, key: DeliveryKey, state: DeliveryState, reason: str) -> None:
-        self._deliveries.settle(key, state, reason, self._clock())
-        LOGGER.info(
-            "delivery.finished",
-            extra={
-                "case_id": key.case_id,
-                "revision": key.revision,
-                "peer": key.peer,
-                "outcome": str(state),
-                "reason": reason,
-            },
-        )
-
     # --- places --------------------------------------------------------------------------------
 
     def _folder(self, name: str) -> Path:
@@ -349,9 +265,6 @@ class Workflow:
 
     def _result_folder(self, key: RevisionKey) -> Path:
         return self._folder(RESULTS_FOLDER) / key.case_id / str(key.revision)
-
-
-_UNANSWERED = (InstanceOutcome.NOT_ATTEMPTED, InstanceOutcome.REFUSED_TRANSIENT)
 
 
 def _delivery_queue(peer: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from node.__main__ import app, cases_app
+from node.__main__ import app
+from node.commands.cases import cases_app
 from node.config import (
     Config,
     NodeSection,
@@ -23,7 +24,14 @@ from node.config import (
     read_config,
 )
 from node.conformance import conformance_statement
-from node.protocol import MARGIN_KEYS, ClipRule, DerivedRule, TargetSwitch
+from node.protocol import (
+    MARGIN_KEYS,
+    ClipRule,
+    DerivedRule,
+    FetchRule,
+    OutputRule,
+    TargetSwitch,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,7 +89,7 @@ def test_example_configuration_when_read_is_valid_and_names_every_key() -> None:
     text = path.read_text(encoding="utf-8")
     sections: list[type[BaseModel]] = [
         NodeSection, TlsSection, WebSection, SecondOpinionSection, Peer, Protocol, Prescription,
-        TargetSwitch, DerivedRule, ClipRule,
+        TargetSwitch, DerivedRule, ClipRule, OutputRule, FetchRule,
     ]  # fmt: skip
     for section in sections:
         for name, given in section.model_fields.items():

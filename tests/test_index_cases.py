@@ -15,6 +15,7 @@ from node.index.cases import CaseBook
 from node.index.deliveries import DeliveryBook, DeliveryKey
 from node.index.runs import RevisionKey, RunBook
 from node.index.states import TRANSITIONS, CaseState, DeliveryState
+from node.outputs import OUTPUTS, Output
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 GIVE_UP = timedelta(hours=1)
@@ -69,8 +70,12 @@ def running(index: Index) -> RevisionKey:
 
 def delivering(index: Index, *peers: str) -> tuple[RevisionKey, list[DeliveryKey]]:
     key = running(index)
-    results = {"2.25.1": "results/a.dcm", "2.25.2": "results/b.dcm"}
-    RunBook(index).adopt(key, results, {"targets": []}, peers, GIVE_UP, NOW)
+    results: dict[str, tuple[str, Output]] = {
+        "2.25.1": ("results/a.dcm", "report"),
+        "2.25.2": ("results/b.dcm", "structure-set"),
+    }
+    owed = dict.fromkeys(peers, OUTPUTS)
+    RunBook(index).adopt(key, results, {"targets": []}, owed, GIVE_UP, NOW)
     return key, [DeliveryKey(key.case_id, key.revision, peer, 0) for peer in peers]
 
 
@@ -165,7 +170,9 @@ def test_adopt_when_repeated_owes_each_object_once(index: Index) -> None:
     """A crash between adopting and recording that must not double a delivery."""
     deliveries = DeliveryBook(index)
     key, (owed,) = delivering(index, "tps")
-    RunBook(index).adopt(key, {"2.25.9": "results/c.dcm"}, {}, ("tps",), GIVE_UP, NOW)
+    RunBook(index).adopt(
+        key, {"2.25.9": ("results/c.dcm", "report")}, {}, {"tps": OUTPUTS}, GIVE_UP, NOW
+    )
     assert deliveries.due(NOW) == [owed]
     remaining = deliveries.owed(owed)
     assert remaining is not None

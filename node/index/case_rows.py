@@ -49,6 +49,7 @@ RESULTS = sa.Table(
     sa.Column("revision", sa.Integer, primary_key=True),
     sa.Column("sop_instance_uid", sa.String(64), primary_key=True, index=True),
     sa.Column("path", sa.String(255), nullable=False),
+    sa.Column("output", sa.String(16), nullable=False),
 )
 DELIVERIES = sa.Table(
     "deliveries",
@@ -62,7 +63,10 @@ DELIVERIES = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("give_up_at", sa.String(40), nullable=False),
     sa.Column("updated_at", sa.String(40), nullable=False),
+    sa.Column("outputs", sa.Text, nullable=False),
 )
+"""`outputs`: the kinds of objects that the peer gets, as a JSON list."""
+
 RECEIPTS = sa.Table(
     "receipts",
     METADATA,

@@ -1,5 +1,6 @@
 """What is owed to peers, what they answered, and when a delivery is settled."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -76,21 +77,22 @@ class DeliveryBook:
             RECEIPTS.c.peer == key.peer,
             RECEIPTS.c.outcome.in_((*ANSWERED, REFUSED)),
         )
-        query = (
-            sa.select(RESULTS.c.sop_instance_uid, RESULTS.c.path)
-            .where(
-                RESULTS.c.case_id == key.case_id,
-                RESULTS.c.revision == key.revision,
-                RESULTS.c.sop_instance_uid.not_in(answered),
-            )
-            .order_by(RESULTS.c.path)
-        )
         with self._index.read() as connection:
             entry = connection.execute(sa.select(DELIVERIES).where(_is_delivery(key))).first()
             if entry is None or entry.attempt != key.attempt:
                 return None
             if entry.state != DeliveryState.PENDING:
                 return None
+            query = (
+                sa.select(RESULTS.c.sop_instance_uid, RESULTS.c.path)
+                .where(
+                    RESULTS.c.case_id == key.case_id,
+                    RESULTS.c.revision == key.revision,
+                    RESULTS.c.output.in_(json.loads(entry.outputs)),
+                    RESULTS.c.sop_instance_uid.not_in(answered),
+                )
+                .order_by(RESULTS.c.path)
+            )
             owed = {row.sop_instance_uid: row.path for row in connection.execute(query)}
         return owed, datetime.fromisoformat(entry.give_up_at)
 

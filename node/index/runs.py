@@ -19,6 +19,7 @@ from node.index.case_rows import (
     utc_text,
 )
 from node.index.states import CaseState, DeliveryState
+from node.outputs import Output
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,9 @@ class RunBook:
     def adopt(
         self,
         key: RevisionKey,
-        results: Mapping[str, str],
+        results: Mapping[str, tuple[str, Output]],
         summary: Mapping[str, Any],
-        destinations: Sequence[str],
+        destinations: Mapping[str, Sequence[Output]],
         give_up: timedelta,
         now: datetime,
     ) -> None:
@@ -141,9 +142,9 @@ class RunBook:
 
         Args:
             key: The revision.
-            results: Path relative to the data folder, by SOP Instance UID.
+            results: Path relative to the data folder, and kind, by SOP Instance UID.
             summary: What `hilum cases show` tells about the result.
-            destinations: Names of the peers that receive it.
+            destinations: Which kinds of objects each peer receives, by the peer's name.
             give_up: How long delivery may take.
             now: The time, aware.
         """
@@ -162,8 +163,9 @@ class RunBook:
                         "revision": key.revision,
                         "sop_instance_uid": uid,
                         "path": path,
+                        "output": output,
                     }
-                    for uid, path in results.items()
+                    for uid, (path, output) in results.items()
                 ],
             )
             self._finish(connection, key, summary, now)
@@ -218,11 +220,11 @@ class RunBook:
 def _owe(
     connection: sa.Connection,
     key: RevisionKey,
-    destinations: Sequence[str],
+    destinations: Mapping[str, Sequence[Output]],
     give_up_at: datetime,
     now: datetime,
 ) -> None:
-    for peer in destinations:
+    for peer, outputs in destinations.items():
         connection.execute(
             DELIVERIES.insert().values(
                 case_id=key.case_id,
@@ -234,6 +236,7 @@ def _owe(
                 reason="",
                 give_up_at=utc_text(give_up_at),
                 updated_at=utc_text(now),
+                outputs=json.dumps(list(outputs)),
             )
         )
 

@@ -1,0 +1,1 @@
+"""The commands of `hilum` that are more than a call, one module for each group."""
