@@ -13,7 +13,7 @@ from handlers.errors import InputRejectedError
 from handlers.neighbours import settle
 from handlers.refinement import RefinementSettings, refine
 from handlers.registration import RegistrationSettings, register_frame
-from handlers.roi_names import matches, numbered, refined_name
+from handlers.roi_names import matches, names_in_use, numbered, refined_name
 from handlers.sampling import mask_from_roi, resample
 from handlers.values import (
     Case,
@@ -64,6 +64,7 @@ class Settings:
         targets: Switches for single targets; the first that fits a target holds.
         derived: Further ROIs to make from each target, in order.
         review: As in `CaseResult`.
+        holes_as_xor: As in `CaseResult`.
     """
 
     target_patterns: tuple[str, ...]
@@ -72,6 +73,7 @@ class Settings:
     targets: tuple[TargetSwitch, ...] = ()
     derived: tuple[DerivedRule, ...] = ()
     review: frozenset[str] = frozenset()
+    holes_as_xor: bool = False
 
     def of_target(self, name: str) -> RefinementSettings | None:
         """Return how to refine the target of that ROI name; None: not at all."""
@@ -153,6 +155,7 @@ def run(
         timing_s=watch.spent_s,
         daily_positions=positions,
         review=settings.review,
+        holes_as_xor=settings.holes_as_xor,
     )
 
 
@@ -315,7 +318,7 @@ def _measured(
     *,
     drawn_organs: Mapping[str, Mask],
 ) -> tuple[tuple[TargetResult, ...], tuple[Finding, ...]]:
-    taken = {roi.name.casefold() for roi in case.structure_set.rois}
+    taken = names_in_use(roi.name for roi in case.structure_set.rois)
     names: dict[Roi, str | None] = dict.fromkeys(drawn)
     # refined targets choose their names before any further ROI does
     for roi in drawn:

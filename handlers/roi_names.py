@@ -37,6 +37,19 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(plain, pattern.casefold()) for pattern in patterns)
 
 
+def names_in_use(names: Iterable[str]) -> set[str]:
+    """Return what no new ROI may be called, case-folded: names, and what a TPS leaves of long ones.
+
+    A TPS that keeps 16 characters would otherwise hold two ROIs of one name, or refuse the set.
+
+    Example:
+        >>> sorted(names_in_use(["GTVn ", "Bowel_Large_with_air"]))
+        ['bowel_large_with', 'bowel_large_with_air', 'gtvn']
+    """
+    whole = {name.strip().casefold() for name in names}
+    return whole | {name[:ROI_NAME_LENGTH].strip() for name in whole}
+
+
 def numbered(name: str, number: int) -> str:
     """Return what an ROI is called among others of the same name."""
     return f"{name} (ROI {number})"

@@ -139,12 +139,22 @@ class Roi:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StructureSet:
-    """The regions of interest drawn in one frame of reference; ROI numbers are unique."""
+    """The regions of interest drawn in one frame of reference; ROI numbers are unique.
+
+    Attributes:
+        sop_instance_uid: Of the object that was received.
+        frame_of_reference_uid: In which all of `rois` lie.
+        label: Structure Set Label.
+        rois: Its ROIs, drawn or not.
+        frames_elsewhere: Of the object's further ROIs, which lie in other frames of reference and
+            are none of `rois`: the frame by ROI number.
+    """
 
     sop_instance_uid: str
     frame_of_reference_uid: str
     label: str
     rois: tuple[Roi, ...]
+    frames_elsewhere: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         numbers = [roi.number for roi in self.rois]
@@ -488,7 +498,8 @@ class CaseResult:
     `daily_positions` holds one entry for each CBCT whose registration did not fail, by its Series
     Instance UID. `review` names what the protocol asks to be written for people who review the
     proposals: `probability-seg`, `probability-map`, `structures`. `outlined` are organs, by name,
-    that nobody drew and an outside program, `outlined_by`, outlined on the CT's grid.
+    that nobody drew and an outside program, `outlined_by`, outlined on the CT's grid. With
+    `holes_as_xor` holes of new contours are rings of their own (CLOSEDPLANAR_XOR), else keyholes.
     """
 
     case: Case
@@ -501,6 +512,7 @@ class CaseResult:
     review: frozenset[str] = frozenset()
     outlined: Mapping[str, Mask] = field(default_factory=dict)
     outlined_by: str = ""
+    holes_as_xor: bool = False
 
 
 def _lock(owner: object, name: str, dtype: type[np.generic], geometry: Geometry) -> None:

@@ -21,10 +21,11 @@ from rich.table import Table
 from node import process as processing
 from node.case_job import software_version
 from node.commands.cases import cases_app
+from node.commands.lint import add_commands as add_lint_commands
 from node.commands.peers import add_commands as add_peer_commands
+from node.commands.query import add_commands as add_query_commands
 from node.compute_job import summary_lines
 from node.config import Config, read_config
-from node.conformance import conformance_statement
 from node.console import (
     ERR,
     FAILED,
@@ -64,6 +65,8 @@ app = typer.Typer(
 )
 app.add_typer(cases_app, name="cases")
 add_peer_commands(app)
+add_query_commands(app)
+add_lint_commands(app)
 
 
 @app.command()
@@ -270,6 +273,8 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def conformance(config: ConfigOption = None) -> None:
     """Print the DICOM conformance statement, from the running tables."""
+    from node.statement import conformance_statement  # likewise
+
     sys.stdout.write(conformance_statement(read_config(config)))
 
 

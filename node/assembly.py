@@ -17,6 +17,15 @@ from fnmatch import fnmatchcase
 from operator import attrgetter
 
 from handlers.values import Severity
+from node.completeness import (
+    NOTHING_KNOWN,
+    Elsewhere,
+    Question,
+    Standing,
+    ask_elsewhere,
+    subject_of,
+    texts_of,
+)
 from node.config import Protocol
 from node.header import InstanceHeader
 from node.holdings import (
@@ -72,6 +81,7 @@ class CaseProposal:
             another revision.
         next_look_at: When the clock alone may change the answer, or None.
         other_ct: CT beside the planning CT, with what was drawn and planned on them.
+        questions: What peers are to be asked about it (`node.completeness`).
     """
 
     case_id: str
@@ -86,6 +96,7 @@ class CaseProposal:
     fingerprint: str
     next_look_at: datetime | None
     other_ct: tuple[OtherCt, ...] = ()
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +126,7 @@ class _Missing:
     slices: Sequence[str]
     ct: Sequence[str]
     mr: Sequence[str]
+    elsewhere: Standing
 
 
 def assemble(
@@ -122,6 +134,7 @@ def assemble(
     protocols: Sequence[Protocol],
     patience: Patience,
     now: datetime,
+    elsewhere: Elsewhere = NOTHING_KNOWN,
 ) -> tuple[CaseProposal, ...]:
     """Return every case that the objects of one patient, or of a study, form or begin to form.
 
@@ -136,6 +149,8 @@ def assemble(
         protocols: In order of preference.
         patience: When waiting ends.
         now: The time, aware UTC.
+        elsewhere: What peers said of these objects' series; what was fetched from them as a prior
+            starts no case of its own.
 
     Returns:
         The cases by CT series and structure set; the same for any order of `instances`.
@@ -143,17 +158,20 @@ def assemble(
     held = take_holdings([one for one in instances if not one.header.is_ours])
     cases: list[CaseProposal] = []
     for structure_set in held.structure_sets:
+        if structure_set.header.series_instance_uid in elsewhere.prior_series:
+            continue
         drawn_on = series_drawn_on(structure_set.header, held)
         protocol, objection = _choose_protocol(structure_set.header, protocols)
         if protocol is not None and not is_drawn_elsewhere(drawn_on):
-            case = _case(structure_set, protocol, objection, drawn_on, held, patience, now)
+            about = structure_set, protocol, objection, drawn_on
+            case = _case(*about, held, elsewhere, patience, now)
             cases.append(case)
     if protocols:
         joined = {other.series_uid for case in cases for other in case.other_ct}
         cases += [
             _placeholder(ct, protocols[0], now)
             for ct in ct_without_structure_set(held)
-            if ct.uid not in joined
+            if ct.uid not in joined and ct.uid not in elsewhere.prior_series
         ]
     return tuple(sorted(cases, key=attrgetter("ct_series_uid", "structure_set_uid")))
 
@@ -164,6 +182,7 @@ def _case(
     objection: str,
     drawn_on: Sequence[Series],
     held: Holdings,
+    elsewhere: Elsewhere,
     patience: Patience,
     now: datetime,
 ) -> CaseProposal:
@@ -181,9 +200,13 @@ def _case(
     objects = (*planning, *mr.instances, *linked.instances, *other.instances)
     used = tuple({one.header.sop_instance_uid: one for one in objects}.values())
     standing = _Standing(rejection="; ".join(objections))
+    asked = Standing()
     if not objections:
+        if protocol.fetch:
+            subject = subject_of(structure_set, ct, mr.series, held)
+            asked = ask_elsewhere(subject, protocol, elsewhere, now)
         missing = _Missing(
-            _missing_slices(header, ct, held), _missing_ct(header, ct), _missing_mr(mr)
+            _missing_slices(header, ct, held), _missing_ct(header, ct), _missing_mr(mr), asked
         )
         moving = (*used, *mr.forming, *other.forming)
         standing = _ask_clock(
@@ -208,8 +231,11 @@ def _case(
             *standing.findings,
         ),
         fingerprint=_fingerprint(used, protocol.name),
-        next_look_at=standing.next_look_at,
+        next_look_at=min(
+            (at for at in (standing.next_look_at, asked.next_look_at) if at), default=None
+        ),
         other_ct=other.chosen,
+        questions=asked.questions,
     )
 
 
@@ -442,36 +468,38 @@ def _ask_clock(
 ) -> _Standing:
     """Return what is still waited for.
 
-    Missing slices end the waiting with a warning, missing series with a rejection (MR with a
-    warning, where another CT is there to be registered); either only while no association is open,
-    and never before the quiet period has passed.
+    Missing slices, and peers that owe an answer or objects, end the waiting with a warning; missing
+    series with a rejection (MR with a warning, where another CT is there to be registered); either
+    only while no association is open, and never before the quiet period has passed.
     """
     newest = max(one.received_at for one in moving)
     quiet_end = newest + timedelta(seconds=max(one.quiet_s for one in moving))
-    waiting = [*missing.slices, *missing.ct, *missing.mr]
+    awaited = missing.elsewhere.awaited
+    waiting = [*missing.slices, *missing.ct, *missing.mr, *texts_of(awaited)]
     if any(one.association_is_open for one in moving):
         waiting.append("an association that carries objects of this case is still open")
         # no clock tells when it ends: ask again soon
         return _Standing(tuple(waiting), next_look_at=now + timedelta(seconds=ASK_AGAIN_S))
-    findings: list[AssemblyFinding] = []
+    findings = list(missing.elsewhere.findings)
     if missing.ct or missing.mr:
         newest_planning = max(one.received_at for one in planning)
         end = max(newest_planning + timedelta(hours=patience.mr_wait_h), quiet_end)
         if now < end:
-            return _Standing(tuple(waiting), next_look_at=end)
+            return _Standing(tuple(waiting), findings=tuple(findings), next_look_at=end)
         within = f" arrived within {patience.mr_wait_h:g} h"
         sentences = [text.replace(" has arrived", within) for text in (*missing.ct, *missing.mr)]
         if missing.ct or not can_do_without_mr:
-            return _Standing(rejection="; ".join(sentences))
+            return _Standing(rejection="; ".join(sentences), findings=tuple(findings))
         text = f"{sentences[0]}: only CT are registered, no target is refined"
         findings.append(AssemblyFinding("no_mr", Severity.WARNING, text))
     end = newest + timedelta(seconds=patience.incomplete_s)
-    if missing.slices and now < end:
-        return _Standing(tuple(waiting), next_look_at=end)
+    if (missing.slices or awaited) and now < end:
+        return _Standing(tuple(waiting), findings=tuple(findings), next_look_at=end)
     findings += [
         AssemblyFinding("ct_incomplete", Severity.WARNING, f"{text}; waiting has ended")
         for text in missing.slices
     ]
+    findings += [one.finding for one in awaited]
     if now < quiet_end:
         left_s = math.ceil((quiet_end - now).total_seconds())
         text = f"quiet period: {left_s} s left"

@@ -1,8 +1,7 @@
 """Opens an association with a peer, and sees to it that every exchange on it ends.
 
-Tells a permanent rejection from a transient one and puts both into words for the operator. Calls
-over TLS, and tells the peer a username and passcode, where the configuration says so. Knows no
-service: what is said on the association is the business of `node.delivery`. Uses some private
+Calls over TLS, and tells the peer a username and passcode, where the configuration says so. Knows
+no service; objects are sent over `node.requesting` instead, which is faster. Uses some private
 names of pynetdicom, which is therefore pinned. Read PS3.8 section 9.3 first.
 """
 
@@ -17,38 +16,16 @@ from functools import partial
 from typing import Any
 
 from pydicom.uid import UID
-from pynetdicom import AE
+from pynetdicom import AE, build_role
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_ASSOCIATE, UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import T_CONNECT, AssociationSocket
 
-from node.admission import IdentityType
-from node.config import ANY_AE_TITLE, Peer, TlsSection
-from node.errors import ConfigError, DeliveryError
-from node.tls import CallingContext, client_context, why_no_tls
+from node import refusals
+from node.config import Peer, TlsSection
 
 CLOSING_GRACE_S = 2.0
 """How long an association may take to say goodbye before the connection is cut."""
-
-_ACCEPTED = 0
-_REJECTED_PERMANENT = 1
-"""Result of an association request (PS3.8 table 9-21); 2 is a transient rejection."""
-
-_CALLING_AE_UNKNOWN = (1, 3)
-_CALLED_AE_UNKNOWN = (1, 7)
-_IDENTITY_REFUSED = (2, 1)
-_REJECTION_REASONS = {
-    (1, 1): "it gives no reason",
-    (1, 2): "it does not know the application context",
-    _CALLING_AE_UNKNOWN: "it does not know our AE title",
-    _CALLED_AE_UNKNOWN: "it does not answer to the AE title that it is called by",
-    _IDENTITY_REFUSED: "it gives no reason",
-    (2, 2): "it does not know the protocol version",
-    (3, 1): "it is congested",
-    (3, 2): "it has as many associations as it allows",
-}
-"""Source and reason of an A-ASSOCIATE-RJ in words (PS3.8 table 9-21)."""
 
 
 class PeerConnection(AssociationSocket):
@@ -181,6 +158,8 @@ def open_association(
     wanted: Sequence[tuple[UID, UID]],
     timeout_s: float,
     tls: TlsSection | None = None,
+    *,
+    taken: Sequence[PresentationContext] = (),
 ) -> Iterator[OpenAssociation]:
     """Open an association for a block, release it at its end, abort it after an exception.
 
@@ -190,50 +169,42 @@ def open_association(
         wanted: SOP class and transfer syntax of each presentation context, at most 128.
         timeout_s: Limit for the connection, and for the answer to the association request.
         tls: Our certificate and whom we trust; needed for a peer that is called over TLS.
+        taken: Further contexts, in which the peer sends and we take (C-GET, PS3.7 D.3.3.4).
 
     Raises:
         DeliveryError: The association did not come about.
     """
-    if peer.port is None or peer.ae_title == ANY_AE_TITLE:
-        raise DeliveryError(
-            f"peer {peer.name} has no {'port' if peer.port is None else 'AE title'} to call",
-            hint=f"complete [[peer]] {peer.name} in the configuration",
-            is_retryable=False,
-        )
+    port = refusals.port_to_call(peer)
     ae = CallingEntity(ae_title=calling_ae)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = timeout_s
     ae.network_timeout = None  # the caller may take its time between two instances
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in wanted]
-    encrypted, identity = _credentials(peer, tls)
+    roles = [build_role(one.abstract_syntax or "", scp_role=True) for one in taken]
+    encrypted, identity = refusals.credentials(peer, tls)
     start_s = time.perf_counter()
     try:
         assoc = ae.associate(
             peer.host,
-            peer.port,
-            contexts,
+            port,
+            [*contexts, *taken],
             ae_title=peer.ae_title,
-            ext_neg=identity,
+            ext_neg=[*identity, *roles],
             tls_args=None if encrypted is None else (encrypted, peer.host),
         )
-    except (socket.gaierror, UnicodeError) as error:
-        raise DeliveryError(
-            f"the host of peer {peer.name} is unknown",
-            hint="check host in the configuration, and the name service",
-            is_retryable=True,
-        ) from error
-    except OSError as error:
-        raise DeliveryError(
-            f"no connection to peer {peer.name} can be tried: {error.strerror}",
-            hint="check the limits and the network of this machine",
-            is_retryable=True,
-        ) from error
+    except (OSError, UnicodeError) as error:
+        raise refusals.not_called(peer, error) from error
     ae.connection.disarm()
     answer = assoc.acceptor.primitive
-    if answer is None or answer.result != _ACCEPTED:
+    if answer is None or answer.result != refusals.ACCEPTED:
         took_s = time.perf_counter() - start_s
-        if answer is None and encrypted is not None and encrypted.failure is not None:
-            raise _no_tls(peer, encrypted.failure)
-        raise _refused_association(peer, calling_ae, answer, took_s, ae.connection.was_made)
+        if answer is not None:
+            cause = (answer.result_source or 0, answer.diagnostic or 0)
+            raise refusals.rejected(peer, calling_ae, answer.result or 0, cause)
+        if encrypted is not None and encrypted.failure is not None:
+            raise refusals.no_tls(peer, encrypted.failure)
+        if not ae.connection.was_made:
+            raise refusals.unreachable(peer, took_s)
+        raise refusals.unanswered(peer, took_s)
     accepted = frozenset(_syntax_pairs(assoc.accepted_contexts))
     opened = OpenAssociation(peer, assoc, ae.connection, accepted)
     try:
@@ -248,85 +219,3 @@ def _syntax_pairs(contexts: Iterable[PresentationContext]) -> Iterator[tuple[UID
     for context in contexts:
         if context.abstract_syntax is not None:
             yield context.abstract_syntax, context.transfer_syntax[0]
-
-
-def _credentials(peer: Peer, tls: TlsSection | None) -> tuple[CallingContext | None, list[Any]]:
-    """Return what shows the peer who we are: our certificate, and the username it knows us by.
-
-    Raises:
-        DeliveryError: A file cannot be used. Another attempt may find it mended.
-    """
-    try:
-        encrypted = client_context(peer, tls) if peer.tls else None
-        passcode = peer.read_passcode()
-    except ConfigError as error:
-        raise DeliveryError(
-            f"peer {peer.name} cannot be called: {error}",
-            hint="mend the file or the configuration; the doctor checks both",
-            is_retryable=True,
-        ) from error
-    if peer.username is None:
-        return encrypted, []
-    identity = UserIdentityNegotiation()
-    identity.user_identity_type = IdentityType.USERNAME
-    # what a peer answers to an identity proves nothing: no positive response is asked for
-    identity.positive_response_requested = False
-    identity.primary_field = peer.username.encode()
-    if passcode is not None:
-        identity.user_identity_type = IdentityType.USERNAME_AND_PASSCODE
-        identity.secondary_field = passcode.encode()
-    return encrypted, [identity]
-
-
-def _no_tls(peer: Peer, failure: OSError) -> DeliveryError:
-    """Return what to tell about a connection that could not be encrypted.
-
-    It may be tried again: certificates are renewed on both sides without a restart.
-    """
-    found = why_no_tls(failure)
-    return DeliveryError(
-        f"peer {peer.name} accepts the connection but not TLS: {found.what}",
-        hint=found.mend,
-        is_retryable=True,
-    )
-
-
-def _refused_association(
-    peer: Peer,
-    calling_ae: str,
-    answer: A_ASSOCIATE | None,
-    took_s: float,
-    is_connected: bool,
-) -> DeliveryError:
-    """Return what to tell about an association that did not come about."""
-    if answer is None and not is_connected:
-        return DeliveryError(
-            f"peer {peer.name} does not accept connections at its host and port"
-            f" (tried {took_s:.1f} s)",
-            hint="is it running? check host, port and the firewalls on the way",
-            is_retryable=True,
-        )
-    if answer is None:
-        return DeliveryError(
-            f"peer {peer.name} accepts the connection but not the association"
-            f" (no answer, or an abort, after {took_s:.1f} s)",
-            hint="it may not take our certificate: look into its log"
-            if peer.tls
-            else "is it a DICOM SCP? does it want TLS? look into its log",
-            is_retryable=True,
-        )
-    cause = (answer.result_source or 0, answer.diagnostic or 0)
-    hints = {
-        _CALLING_AE_UNKNOWN: f"ask its administrator to add our AE title {calling_ae}",
-        _CALLED_AE_UNKNOWN: f"correct ae_title of [[peer]] {peer.name} in the configuration",
-    }
-    if peer.username is not None:
-        hints[_IDENTITY_REFUSED] = f"check username and passcode of [[peer]] {peer.name}"
-    is_permanent = answer.result == _REJECTED_PERMANENT
-    return DeliveryError(
-        f"peer {peer.name} rejects the association"
-        f" {'for good' if is_permanent else 'for now'}:"
-        f" {_REJECTION_REASONS.get(cause, 'for an unknown reason')}",
-        hint=hints.get(cause, "look into its log"),
-        is_retryable=not is_permanent,
-    )

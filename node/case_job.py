@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -16,7 +17,7 @@ from node.compute_job import (
     OtherCtPaths,
     SecondOpinionChoice,
 )
-from node.config import NodeSection, Protocol, SecondOpinionSection
+from node.config import NodeSection, Peer, Protocol, SecondOpinionSection, Tps
 from node.outputs import OUTPUTS, Output
 
 
@@ -36,6 +37,7 @@ def case_job(
     second_opinion: SecondOpinionSection | None,
     root: str,
     created: datetime,
+    peers: Sequence[Peer] = (),
 ) -> Job:
     """Return the job that computes a complete case.
 
@@ -46,6 +48,8 @@ def case_job(
         second_opinion: The outside program that outlines organs, if one is configured.
         root: Folder to which the objects' paths are relative.
         created: Date and time of everything that will be made.
+        peers: The configured peers: what the destinations among them are, the results are judged
+            by before they are sent.
     """
     settings = ComputeSettings(
         target_patterns=protocol.targets,
@@ -61,6 +65,7 @@ def case_job(
         second_opinion=None
         if second_opinion is None
         else SecondOpinionChoice(fast=second_opinion.fast, device=second_opinion.device),
+        tps=_planning_systems(protocol, peers),
     )
     ct = [
         i
@@ -103,6 +108,10 @@ def case_job(
         destinations=_destinations(protocol),
         delivery_give_up_h=protocol.delivery_give_up_h,
     )
+
+
+def _planning_systems(protocol: Protocol, peers: Sequence[Peer]) -> tuple[Tps, ...]:
+    return tuple(sorted({p.tps for p in peers if p.name in protocol.destinations and p.tps}))
 
 
 def _destinations(protocol: Protocol) -> dict[str, tuple[Output, ...]]:

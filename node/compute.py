@@ -44,6 +44,7 @@ from node.compute_job import (
     Outcome,
 )
 from node.disk import sync_folder
+from node.gate import GateError, findings_of_sources, judge
 from node.outline_program import PROGRAM
 from node.second_opinion import consult
 
@@ -56,6 +57,7 @@ def compute(job: Job, out: Path) -> Outcome:
 
     Raises:
         HandlerError: The input is unfit, or the core could not do its work.
+        GateError: What was made would be refused.
     """
     _tell("decode")
     decoded = decode_case(_datasets(job))
@@ -66,13 +68,15 @@ def compute(job: Job, out: Path) -> Outcome:
     case = replace(decoded.case, findings=(*noticed, *decoded.case.findings))
     result = _result(case, job)
     _tell("encode")
+    sources = _sources(decoded)
+    noticed, inherited = findings_of_sources(sources, job.settings.tps)
+    result = replace(result, findings=(*result.findings, *noticed))
     authorship = Authorship(
         created=job.created,
         software_version=job.software_version,
         uid_seed=_uid_seed(job, result),
         parameters=json.dumps(job.settings.model_dump(), sort_keys=True),
     )
-    sources = _sources(decoded)
     results: dict[str, str] = {}
     for name, dataset in encode_result_set(result, sources, authorship):
         path = out / name
@@ -82,6 +86,11 @@ def compute(job: Job, out: Path) -> Outcome:
             file.flush()
             os.fsync(file.fileno())
         results[str(dataset.SOPInstanceUID)] = name
+    judged = judge(
+        {name: out / name for name in results.values()}, sources, job.settings.tps, inherited
+    )
+    # the report is among what was judged: what comes of that stands in the metrics alone
+    result = replace(result, findings=(*result.findings, *judged))
     document = metrics_document(result, job.case) | {"files": sorted(results.values())}
     _write(out / METRICS_FILE, json.dumps(document, indent=1))
     summary = {
@@ -183,6 +192,7 @@ def pipeline_settings(told: ComputeSettings) -> Settings:
         ),
         derived=tuple(_derived(each) for each in told.derived),
         review=frozenset(told.review),
+        holes_as_xor=told.holes == "xor",
     )
 
 
@@ -240,6 +250,8 @@ def _outcome(job: Job, out: Path) -> Outcome:
         return compute(job, out)
     except InputRejectedError as error:
         return Outcome(kind="rejected", reasons=error.reasons)
+    except GateError as error:
+        return Outcome(kind="failed", reasons=error.reasons)
     except HandlerError as error:
         return Outcome(kind="failed", reasons=(str(error),))
     except MemoryError:

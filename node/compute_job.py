@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from node.config import Tps
 from node.outline_program import SecondOpinionSettings
 from node.outputs import Output
 from node.protocol import DerivedRule, Holes, Review, TargetSwitch
@@ -40,6 +41,7 @@ class ComputeSettings(BaseModel):
     derived: tuple[DerivedRule, ...] = ()
     registration: Literal["automatic", "as-sent"] = "automatic"
     second_opinion: SecondOpinionChoice | None = None
+    tps: tuple[Tps, ...] = ()
 
 
 class JobFinding(BaseModel):

@@ -39,6 +39,7 @@ from node.protocol import (
     Section,
     TargetSwitch,
     derived_problems,
+    fetch_problems,
     output_problems,
 )
 
@@ -181,6 +182,9 @@ class Peer(Section):
             problems.append("roles is empty: a peer that may do nothing is an unknown peer")
         if Role.RECEIVE in self.roles and self.port is None:
             problems.append("port is missing: a peer that receives needs one")
+        is_any = self.ae_title == ANY_AE_TITLE
+        if Role.QUERY in self.roles and self.port is None and not is_any:
+            problems.append("port is missing: a peer that is asked needs one")
         if self.ae_title == ANY_AE_TITLE and (
             not is_loopback(self.host) or self.roles != (Role.SEND,)
         ):
@@ -374,6 +378,7 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
     problems += [f"protocol name {name!r} is used twice" for name in _twice(protocols)]
     receivers = {str(p.get("name")) for p in peers if Role.RECEIVE in _texts(p, "roles")}
     queried = {str(p.get("name")) for p in peers if Role.QUERY in _texts(p, "roles")}
+    senders = {str(p.get("name")) for p in peers if Role.SEND in _texts(p, "roles")}
     for protocol in protocols:
         destinations = Counter(_texts(protocol, "destinations"))
         problems += [
@@ -389,6 +394,7 @@ def _cross_problems(document: Mapping[str, Any]) -> list[str]:
         ]
         problems += derived_problems(protocol)
         problems += output_problems(protocol, queried)
+        problems += fetch_problems(protocol, senders)
     return problems
 
 

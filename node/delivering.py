@@ -1,31 +1,48 @@
 """Brings a result set to a peer: sends what is owed, keeps every answer, decides what comes next.
 
 *That* an attempt once begun is finished is the business of `workflow`, how an object travels that
-of `delivery`.
+of `delivery`, what a peer is asked to keep that of `commitment`.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from node.config import Config, NodeSection, Peer
+from node.commitment.committing import Committing
+from node.config import Config, NodeSection, Peer, Role
 from node.delivery import InstanceDelivery, InstanceOutcome, send_instances
 from node.errors import DeliveryError, UnfitObjectError, UnreadableObjectError
-from node.index.deliveries import DeliveryBook, DeliveryKey
+from node.index.deliveries import DeliveryBook, DeliveryKey, Owed
+from node.index.standings import StandingBook
 from node.index.states import DeliveryState
+from node.peer_line import PeerLines
 
 LOGGER = logging.getLogger(__name__)
 
 MOST_DOUBLINGS = 20
 """Pauses double no further: the cap has long been reached."""
 
+JITTER = 0.2
+"""By how much of itself a pause may be shorter: what failed together comes back one by one."""
+
 _UNANSWERED = (InstanceOutcome.NOT_ATTEMPTED, InstanceOutcome.REFUSED_TRANSIENT)
 
 
-def pause(node: NodeSection, attempt: int) -> timedelta:
-    """Return how long to wait after an attempt: twice as long each time, up to a cap."""
+def pause(node: NodeSection, attempt: int, of: str = "") -> timedelta:
+    """Return how long to wait after an attempt: twice as long each time, up to a cap.
+
+    Args:
+        node: Shortest and longest pause.
+        attempt: Number of the attempt, from 0.
+        of: Whose pause; shortens it by up to a fifth, always alike. Empty: not at all.
+    """
     pause_s = node.delivery_retry_s * 2.0 ** min(attempt, MOST_DOUBLINGS)
-    return timedelta(seconds=min(pause_s, node.delivery_retry_cap_s))
+    pause_s = min(pause_s, node.delivery_retry_cap_s)
+    if of:
+        digest = hashlib.sha256(f"{of}.{attempt}".encode()).digest()
+        pause_s *= 1.0 - JITTER * digest[0] / 256
+    return timedelta(seconds=pause_s)
 
 
 class Delivering:
@@ -34,33 +51,53 @@ class Delivering:
     Args:
         config: Peers and waiting times.
         deliveries: What is owed to peers.
+        standings: Whether peers answer.
+        committing: Has the peers commit to what they got.
+        lines: The ways to the peers.
         clock: The time, aware.
     """
 
     def __init__(
-        self, config: Config, deliveries: DeliveryBook, clock: Callable[[], datetime]
+        self,
+        config: Config,
+        deliveries: DeliveryBook,
+        standings: StandingBook,
+        committing: Committing,
+        lines: PeerLines,
+        clock: Callable[[], datetime],
     ) -> None:
         self._config = config
         self._deliveries = deliveries
+        self._standings = standings
+        self._committing = committing
+        self._lines = lines
         self._clock = clock
 
     def attempt(self, key: DeliveryKey) -> None:
-        """Send once what a peer is owed; whatever goes wrong, it is settled or comes again."""
+        """Do once what a peer is owed; whatever goes wrong, it is settled or comes again."""
         owed = self._deliveries.owed(key)
         peer = self._config.peer_named(key.peer)
         if owed is None or peer is None:
             return
-        paths, give_up_at = owed
+        if owed.state is DeliveryState.COMMITTING and owed.paths:
+            # what the peer does not hold any more: an earlier process died before it said so
+            now, reason = self._clock(), "what the peer does not hold is sent again"
+            self._deliveries.put_off(key, reason, now, now, state=DeliveryState.PENDING)
+            return
+        if self._is_held_back(key, peer, owed):
+            return
         try:
-            reason = self._send(key, peer, list(paths.values())) if paths else ""
+            reason = self._step(key, peer, owed)
         except DeliveryError as error:
             reason = f"{error} ({error.hint})" if error.hint else str(error)
             if not error.is_retryable:
-                self._settle(key, DeliveryState.UNDELIVERED, reason)
+                self._standings.refused(key.peer, reason, self._clock())
+                self.settle(key, DeliveryState.UNDELIVERED, reason)
                 return
+            self._count_failure(peer, reason)
         except (UnreadableObjectError, UnfitObjectError) as error:
             reason = f"a result file cannot be sent: {error} (`hilum cases retry` computes it anew)"
-            self._settle(key, DeliveryState.UNDELIVERED, reason)
+            self.settle(key, DeliveryState.UNDELIVERED, reason)
             return
         except Exception as error:
             LOGGER.exception("delivery.interrupted", extra={"case_id": key.case_id})
@@ -68,51 +105,30 @@ class Delivering:
         left = self._deliveries.owed(key)
         if left is None:
             return
-        if not left[0]:
-            refusals = self._deliveries.refusals(key)
-            state = DeliveryState.UNDELIVERED if refusals else DeliveryState.DELIVERED
-            self._settle(key, state, "; ".join(refusals))
-        elif self._clock() >= give_up_at:
-            self._settle(key, DeliveryState.UNDELIVERED, f"time is spent: {reason}")
+        if left.state is DeliveryState.COMMITTING:
+            reason = reason or "more is to be said about its storage commitment"
+            self.put_off(key, reason, state=DeliveryState.COMMITTING)
+        elif not left.paths:
+            self._all_answered(key)
+        elif self._clock() >= left.give_up_at:
+            self.settle(key, DeliveryState.UNDELIVERED, f"time is spent: {reason}")
         else:
-            now = self._clock()
-            self._deliveries.put_off(key, reason, now + pause(self._config.node, key.attempt), now)
-            LOGGER.warning(
-                "delivery.put_off",
-                extra={"case_id": key.case_id, "peer": key.peer, "reason": reason},
-            )
+            self.put_off(key, reason, state=DeliveryState.PENDING)
 
     def give_up(self, key: DeliveryKey, reason: str) -> None:
         """End a delivery that cannot be made."""
-        self._settle(key, DeliveryState.UNDELIVERED, reason)
+        self.settle(key, DeliveryState.UNDELIVERED, reason)
 
-    def _send(self, key: DeliveryKey, peer: Peer, paths: Sequence[str]) -> str:
-        """Send files, keep every answer; return why some must be sent again, or an empty text.
+    def put_off(self, key: DeliveryKey, reason: str, *, state: DeliveryState) -> None:
+        """End an attempt that must be repeated after a pause."""
+        now = self._clock()
+        wait = pause(self._config.node, key.attempt, f"{key.case_id}.{key.peer}")
+        self._deliveries.put_off(key, reason, now + wait, now, state=state)
+        fields = {"case_id": key.case_id, "peer": key.peer, "reason": reason}
+        LOGGER.warning("delivery.put_off", extra=fields)
 
-        Raises:
-            DeliveryError: No association came about.
-        """
-        answers = send_instances(
-            peer,
-            self._config.node.ae_title,
-            [self._config.node.data / path for path in paths],
-            timeout_s=self._config.node.network_timeout_s,
-            on_result=lambda answer: self._record(key, answer),
-            tls=self._config.tls,
-        )
-        return next((a.reason for a in answers if a.outcome in _UNANSWERED), "")
-
-    def _record(self, key: DeliveryKey, answer: InstanceDelivery) -> None:
-        self._deliveries.record_receipt(
-            key,
-            answer.sop_instance_uid,
-            str(answer.outcome),
-            answer.status,
-            answer.reason,
-            self._clock(),
-        )
-
-    def _settle(self, key: DeliveryKey, state: DeliveryState, reason: str) -> None:
+    def settle(self, key: DeliveryKey, state: DeliveryState, reason: str) -> None:
+        """End a delivery."""
         self._deliveries.settle(key, state, reason, self._clock())
         LOGGER.info(
             "delivery.finished",
@@ -123,4 +139,101 @@ class Delivering:
                 "outcome": str(state),
                 "reason": reason,
             },
+        )
+
+    # --- one attempt ---------------------------------------------------------------------------
+
+    def _is_held_back(self, key: DeliveryKey, peer: Peer, owed: Owed) -> bool:
+        """Put a delivery off, untried, while the breaker of its peer is open."""
+        is_committing = owed.state is DeliveryState.COMMITTING
+        if is_committing and not self._committing.needs_peer(key, peer):
+            return False
+        now, pause_s = self._clock(), self._config.node.delivery_retry_cap_s
+        until = self._standings.open_until(key.peer, now, timedelta(seconds=pause_s))
+        if until is None:
+            return False
+        standing = self._standings.standing(key.peer)
+        reason = f"not tried, because peer {key.peer} fails: {standing.last_failure}"
+        if now < owed.give_up_at:
+            next_try_at = min(until, owed.give_up_at)
+            self._deliveries.put_off(key, reason, next_try_at, now)
+        elif is_committing:
+            self._committing.conclude_unasked(key, self, f"time is spent: {reason}")
+        else:
+            self.settle(key, DeliveryState.UNDELIVERED, f"time is spent: {reason}")
+        return True
+
+    def _step(self, key: DeliveryKey, peer: Peer, owed: Owed) -> str:
+        """Send, or have committed; return why some objects must be sent again, or nothing.
+
+        Raises:
+            DeliveryError: No association came about.
+        """
+        if owed.state is DeliveryState.PENDING:
+            reason = self._send(key, peer, list(owed.paths.values())) if owed.paths else ""
+            left = self._deliveries.owed(key)
+            if reason or left is None or left.paths or Role.COMMIT not in peer.roles:
+                return reason
+            if self._deliveries.refusals(key) or not self._committing.has_uncommitted(key):
+                return reason
+            self._deliveries.begin_committing(key, self._clock())
+        calls = self._committing.needs_peer(key, peer)
+        self._committing.step(key, peer, owed.give_up_at, self)
+        if calls:
+            self._note_answer(peer)
+        return ""
+
+    def _send(self, key: DeliveryKey, peer: Peer, paths: Sequence[str]) -> str:
+        """Send files, keep every answer; return why some must be sent again, or an empty text.
+
+        Raises:
+            DeliveryError: No association came about.
+        """
+        # who is to commit is called again at once: no association may stand in the way
+        line = None if Role.COMMIT in peer.roles else self._lines.to(peer)
+        answers = send_instances(
+            peer,
+            self._config.node.ae_title,
+            [self._config.node.data / path for path in paths],
+            timeout_s=self._config.node.network_timeout_s,
+            on_result=lambda answer: self._record(key, answer),
+            tls=self._config.tls,
+            line=line,
+        )
+        reason = next((a.reason for a in answers if a.outcome in _UNANSWERED), "")
+        if all(a.outcome in _UNANSWERED for a in answers):
+            self._count_failure(peer, reason)
+        else:
+            self._note_answer(peer)
+        return reason
+
+    def _all_answered(self, key: DeliveryKey) -> None:
+        refusals = [*self._deliveries.refusals(key), *self._committing.refusals(key)]
+        state = DeliveryState.UNDELIVERED if refusals else DeliveryState.DELIVERED
+        self.settle(key, state, "; ".join(refusals))
+
+    def _count_failure(self, peer: Peer, reason: str) -> None:
+        node = self._config.node
+        is_opened = self._standings.came_to_nothing(
+            peer.name,
+            reason,
+            self._clock(),
+            most=node.breaker_failures,
+            pause=timedelta(seconds=node.delivery_retry_cap_s),
+        )
+        if is_opened:
+            LOGGER.warning("breaker.opened", extra={"peer": peer.name, "reason": reason})
+
+    def _note_answer(self, peer: Peer) -> None:
+        if self._standings.answered(peer.name, self._clock()):
+            LOGGER.info("breaker.closed", extra={"peer": peer.name})
+
+    def _record(self, key: DeliveryKey, answer: InstanceDelivery) -> None:
+        self._deliveries.record_receipt(
+            key,
+            answer.sop_instance_uid,
+            str(answer.outcome),
+            answer.status,
+            answer.reason,
+            self._clock(),
         )

@@ -2,56 +2,65 @@
 
 Every instance gets an outcome of its own, taken from the peer's answer; an instance without an
 answer is not delivered. Knows no queue, no database and no waiting time between attempts: the
-durable workflow decides when to try again, this module only says whether it can help. Never
-repairs an object: uncompressed data sets are re-encoded in another VR encoding if the peer wants
-that, nothing else. Read PS3.4 Annex B and PS3.8 section 9.3 first.
+durable workflow decides when to try again, this module only says whether it can help. Read PS3.4
+Annex B first.
 """
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from os import SEEK_END
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
 from pydicom.datadict import keyword_for_tag
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_partial
-from pydicom.multival import MultiValue
-from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
-    DeflatedExplicitVRLittleEndian,
+    AdvancedBlendingPresentationStateStorage,
     DeformableSpatialRegistrationStorage,
-    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     ImplicitVRLittleEndian,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
     ParametricMapStorage,
 )
-from pynetdicom import _config
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, Status
 
-from node.association import CLOSING_GRACE_S, OpenAssociation, open_association
 from node.config import Peer, TlsSection
-from node.errors import DeliveryError, UnfitObjectError, UnreadableObjectError
+from node.errors import DeliveryError, UnfitObjectError
+from node.fragments import DataSource, FileData, MemoryData
+from node.negotiation import request
+from node.outgoing import (
+    MAX_CONTEXTS as MAX_CONTEXTS,
+)
+from node.outgoing import (
+    UNCOMPRESSED as UNCOMPRESSED,
+)
+from node.outgoing import (
+    Outgoing,
+    encoded_as,
+    leading_batch,
+    needed_contexts,
+    read_outgoing,
+)
+from node.peer_line import PeerLine
+from node.requesting import (
+    MAX_MESSAGE_ID as MAX_MESSAGE_ID,
+)
+from node.requesting import Answer, RequestedAssociation, UnansweredError
 
 _LOG = logging.getLogger(__name__)
-
-MAX_CONTEXTS = 128
-"""Presentation contexts in one association: their identifiers are odd bytes (PS3.8 9.3.2.2)."""
 
 SLOWEST_LINK_BYTES_PER_S = 125_000
 """1 Mbit/s: what a poor line between two hospitals still carries."""
 
-MAX_MESSAGE_ID = 65_535
-"""Message IDs are unsigned 16-bit numbers (PS3.7 9.3.1.1)."""
+MOST_UNANSWERED_IN_A_ROW = 2
+MOST_UNANSWERED = 4
+"""Instances without an answer, after which a peer is sent nothing more: each may take its time."""
 
-UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-"""Syntaxes between which a data set can be re-encoded without touching a value."""
+MOST_NAMED = 5
+"""Offending elements that are repeated in a reason."""
 
 DELIVERED_WITH_WARNING = frozenset({0xB000, 0xB006, 0xB007})
 """Coerced, elements discarded, does not match the SOP class; stored all the same (PS3.4 B.2.3)."""
@@ -63,9 +72,18 @@ TRANSIENT_FAILURES = frozenset({0x0110, 0x0210, 0x0213})
 """Processing failure, duplicate invocation, resource limitation (PS3.7 Annex C): may pass."""
 
 
-DISPENSABLE = frozenset({DeformableSpatialRegistrationStorage, ParametricMapStorage})
+DISPENSABLE = frozenset(
+    {
+        AdvancedBlendingPresentationStateStorage,
+        DeformableSpatialRegistrationStorage,
+        GrayscaleSoftcopyPresentationStateStorage,
+        MultiFrameTrueColorSecondaryCaptureImageStorage,
+        ParametricMapStorage,
+    }
+)
 """Few planning systems take these; the rigid registration and the resampled MR say what they need,
-and a probability is for review. A peer that negotiates none of them still has its result set."""
+a probability is for review, pictures and presentation states are for viewers. A peer that
+negotiates none of them still has its result set."""
 
 
 class InstanceOutcome(StrEnum):
@@ -112,23 +130,6 @@ class EchoResult:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    path: Path
-    sop_class_uid: UID
-    sop_instance_uid: UID
-    transfer_syntax_uid: UID
-    answer_limit_s: float
-
-    @property
-    def syntaxes(self) -> tuple[UID, ...]:
-        """Transfer syntaxes in which it can be sent, its own first."""
-        own = self.transfer_syntax_uid
-        if own not in (*UNCOMPRESSED, DeflatedExplicitVRLittleEndian):
-            return (own,)
-        return (own, *(syntax for syntax in UNCOMPRESSED if syntax != own))
-
-
 def send_instances(
     peer: Peer,
     calling_ae: str,
@@ -138,13 +139,16 @@ def send_instances(
     on_result: Callable[[InstanceDelivery], None] | None = None,
     slowest_bytes_per_s: float = SLOWEST_LINK_BYTES_PER_S,
     tls: TlsSection | None = None,
+    line: PeerLine | None = None,
 ) -> tuple[InstanceDelivery, ...]:
     """Return what became of each instance, in the order of `paths`.
 
     Only the presentation contexts that the instances need are proposed; more than 128 are spread
     over several associations, one after the other. An association that was aborted, or on which
-    an answer did not come in time, is not used again: that instance and those after it are
-    NOT_ATTEMPTED. Objects are read from the disk one at a time.
+    an answer did not come in time, is not used again: that instance is NOT_ATTEMPTED, and those
+    after it go over a new one, so that an object which a peer cannot stand holds up no other. A
+    peer that leaves two in a row without an answer is sent nothing more. Objects are read from the
+    disk one at a time.
 
     Args:
         peer: Where to; it needs a port.
@@ -156,6 +160,8 @@ def send_instances(
             so that the caller can persist it; not called for NOT_ATTEMPTED.
         slowest_bytes_per_s: A transfer slower than this counts as stalled.
         tls: Our certificate, for a peer that is called over TLS.
+        line: A line to `peer` that outlives this call and may hold an association from an earlier
+            one; it knows `calling_ae` and `tls` itself. Without one, nothing is kept.
 
     Raises:
         DeliveryError: No association could be opened, so nothing was sent.
@@ -163,27 +169,120 @@ def send_instances(
         UnfitObjectError: A file contradicts itself. Nothing was sent.
     """
     outgoing = [
-        _read_outgoing(
-            path,
-            f"file {at + 1} of {len(paths)}",
-            lambda size_bytes: timeout_s + size_bytes / slowest_bytes_per_s,
-        )
-        for at, path in enumerate(paths)
+        read_outgoing(path, f"file {at + 1} of {len(paths)}") for at, path in enumerate(paths)
     ]
-    deliveries: list[InstanceDelivery] = []
-    for batch in _batches(outgoing):
+    if not outgoing:
+        return ()
+    used = PeerLine(peer, calling_ae, tls=tls, idle_s=0) if line is None else line
+    start_s = time.perf_counter()
+    with used.held():
+        sending = _Sending(used, timeout_s, slowest_bytes_per_s, on_result)
+        sending.send(outgoing)
+    counts = Counter(delivery.outcome.value for delivery in sending.deliveries)
+    seconds = round(time.perf_counter() - start_s, 3)
+    _LOG.info("delivery.batch", extra={"peer": peer.name, "seconds": seconds, **counts})
+    return tuple(sending.deliveries)
+
+
+class _Sending:
+    """One call of `send_instances`: what became of the instances so far, in order."""
+
+    def __init__(
+        self,
+        line: PeerLine,
+        timeout_s: float,
+        slowest_bytes_per_s: float,
+        on_result: Callable[[InstanceDelivery], None] | None,
+    ) -> None:
+        self.deliveries: list[InstanceDelivery] = []
+        self._line = line
+        self._timeout_s = timeout_s
+        self._slowest_bytes_per_s = slowest_bytes_per_s
+        self._on_result = on_result
+        self._unanswered = self._unanswered_in_a_row = 0
+
+    def send(self, outgoing: Sequence[Outgoing]) -> None:
+        """Send until all have an outcome.
+
+        Raises:
+            DeliveryError: The first association did not come about.
+        """
+        while left := outgoing[len(self.deliveries) :]:
+            batch = leading_batch(left)
+            try:
+                assoc = self._line.association(needed_contexts(batch), self._timeout_s)
+            except DeliveryError as error:
+                if not self.deliveries:
+                    raise
+                self.deliveries += [_unconfirmed(item, str(error)) for item in left]
+                return
+            reason = self._send_batch(assoc, batch)
+            if (
+                self._unanswered_in_a_row >= MOST_UNANSWERED_IN_A_ROW
+                or self._unanswered >= MOST_UNANSWERED
+            ):
+                left = outgoing[len(self.deliveries) :]
+                self.deliveries += [_unconfirmed(item, reason) for item in left]
+                return
+
+    def _send_batch(self, assoc: RequestedAssociation, batch: Sequence[Outgoing]) -> str:
+        """Send until the batch or the association ends; return why the association did."""
+        was_kept = assoc.answers > 0
+        for item in batch:
+            try:
+                delivery = self._send_instance(assoc, item)
+            except UnansweredError as error:
+                self._line.abort()
+                if was_kept and not error.is_late:
+                    return ""  # it ended while nobody looked: the same again, on a new one
+                reason = f"peer {assoc.peer.name} {error}"
+                self.deliveries.append(_unconfirmed(item, reason))
+                self._unanswered += 1
+                self._unanswered_in_a_row += 1
+                return reason
+            was_kept = False
+            self._unanswered_in_a_row = 0
+            self.deliveries.append(delivery)
+            if delivery.outcome is not InstanceOutcome.NOT_ATTEMPTED and self._on_result:
+                self._on_result(delivery)
+            if not assoc.is_open:
+                break
+        return ""
+
+    def _send_instance(self, assoc: RequestedAssociation, item: Outgoing) -> InstanceDelivery:
+        """Send one instance; return its outcome.
+
+        Raises:
+            UnansweredError: There is none, and the association has ended.
+        """
+        accepted = [s for s in item.syntaxes if (item.sop_class_uid, s) in assoc.accepted]
+        if not accepted:
+            return _no_context(assoc, item)
+        syntax = accepted[0]
         try:
-            with open_association(peer, calling_ae, _needed(batch), timeout_s, tls) as opened:
-                deliveries += _send_batch(opened, batch, on_result)
-        except DeliveryError as error:
-            if not deliveries:
-                raise
-            deliveries += [_unconfirmed(item, str(error)) for item in batch]
-        if deliveries[-1].outcome is InstanceOutcome.NOT_ATTEMPTED:
-            reason = deliveries[-1].reason
-            deliveries += [_unconfirmed(item, reason) for item in outgoing[len(deliveries) :]]
-            break
-    return tuple(deliveries)
+            if syntax == item.transfer_syntax_uid:
+                with FileData(item.path, item.start, item.size_bytes) as source:
+                    answer = self._store(assoc, item, syntax, source)
+            else:
+                answer = self._store(assoc, item, syntax, MemoryData(encoded_as(item, syntax)))
+        except OSError:
+            return _unconfirmed(item, "our file of the object cannot be read")
+        except UnfitObjectError as error:
+            uid = str(item.sop_instance_uid)
+            return InstanceDelivery(uid, InstanceOutcome.REFUSED_PERMANENT, None, str(error))
+        outcome, reason = _judge(answer)
+        return InstanceDelivery(str(item.sop_instance_uid), outcome, answer.status, reason)
+
+    def _store(
+        self, assoc: RequestedAssociation, item: Outgoing, syntax: UID, source: DataSource
+    ) -> Answer:
+        pace = self._line.pace
+        limit_s = self._timeout_s + source.size_bytes / self._slowest_bytes_per_s
+        if pace is not None:
+            limit_s += source.size_bytes / pace.bytes_per_s
+        return assoc.store(
+            item.sop_class_uid, item.sop_instance_uid, syntax, source, limit_s=limit_s, pace=pace
+        )
 
 
 def echo(
@@ -194,161 +293,53 @@ def echo(
     Raises:
         DeliveryError: It cannot be reached, rejects us, or does not answer with success.
     """
-    with open_association(
-        peer, calling_ae, ((Verification, ImplicitVRLittleEndian),), timeout_s, tls
-    ) as opened:
-        if not opened.accepted:
+    context = (Verification, ImplicitVRLittleEndian)
+    assoc = request(peer, calling_ae, (context,), timeout_s, tls)
+    try:
+        if context not in assoc.accepted:
             raise DeliveryError(
                 f"peer {peer.name} does not offer Verification (C-ECHO)",
                 hint="ask its administrator whether this port is a DICOM SCP",
                 is_retryable=False,
             )
-        opened.assoc.dimse_timeout = timeout_s
         start_s = time.perf_counter()
-        with opened.connection.cut_after(timeout_s + CLOSING_GRACE_S), suppress(RuntimeError):
-            answer = opened.assoc.send_c_echo()
-            seconds = time.perf_counter() - start_s
-            if "Status" in answer and answer.Status == Status.SUCCESS:
-                return EchoResult(seconds)
-            if "Status" in answer:
-                raise DeliveryError(
-                    f"peer {peer.name} answers C-ECHO with status 0x{answer.Status:04X}",
-                    hint="look into its log",
-                    is_retryable=True,
-                )
-    raise DeliveryError(
-        f"peer {peer.name} accepts the association but does not answer C-ECHO",
-        hint="look into its log; a firewall may cut idle connections",
-        is_retryable=True,
-    )
-
-
-def _read_outgoing(path: Path, place: str, limit_s: Callable[[int], float]) -> _Outgoing:
-    """Return what the negotiation needs; file names stay out of errors, a person chose them."""
-    try:
-        with path.open("rb") as file:
-            ds = read_partial(file, stop_when=lambda tag, _vr, _length: tag > Tag("SOPInstanceUID"))
-            file_bytes = file.seek(0, SEEK_END)
-        meta = ds.file_meta
-        syntax = UID(meta.TransferSyntaxUID)
-        named = (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID)
-        held = (UID(ds.SOPClassUID), UID(ds.SOPInstanceUID))
-        if not all((*held, syntax)):
-            raise ValueError("an empty UID")  # noqa: TRY301 - joins the others below
-    except OSError as error:
-        raise UnreadableObjectError(f"{place}: {error.strerror or 'cannot be read'}") from error
-    except (InvalidDicomError, AttributeError, EOFError, TypeError, ValueError) as error:
-        raise UnreadableObjectError(
-            f"{place} is no DICOM file (PS3.10) with SOP class, SOP instance and transfer syntax",
-            hint="send only complete DICOM files",
+        answer = assoc.echo(*context, limit_s=timeout_s)
+        seconds = time.perf_counter() - start_s
+    except UnansweredError as error:
+        raise DeliveryError(
+            f"peer {peer.name} accepts the association but does not answer C-ECHO: it {error}",
+            hint="look into its log; a firewall may cut idle connections",
+            is_retryable=True,
         ) from error
-    if named != held:
-        raise UnfitObjectError(
-            f"{place}: file meta information and data set name different SOP instances",
-            hint="write the file again with the program that made it",
+    finally:
+        assoc.release()
+    if answer.status != Status.SUCCESS:
+        raise DeliveryError(
+            f"peer {peer.name} answers C-ECHO with status 0x{answer.status:04X}",
+            hint="look into its log",
+            is_retryable=True,
         )
-    return _Outgoing(path, *held, syntax, limit_s(file_bytes))
+    return EchoResult(seconds)
 
 
-def _needed(batch: Iterable[_Outgoing]) -> tuple[tuple[UID, UID], ...]:
-    """Return the pairs of SOP class and transfer syntax that a batch needs, each once."""
-    return tuple(dict.fromkeys((i.sop_class_uid, syntax) for i in batch for syntax in i.syntaxes))
+def _no_context(assoc: RequestedAssociation, item: Outgoing) -> InstanceDelivery:
+    """Return the outcome of an instance that the peer does not negotiate."""
+    reason = (
+        f"peer {assoc.peer.name} accepts {item.sop_class_uid.name} in none of the transfer"
+        f" syntaxes offered ({', '.join(syntax.name for syntax in item.syntaxes)})"
+    )
+    is_dispensable = item.sop_class_uid in DISPENSABLE
+    outcome = InstanceOutcome.LEFT_OUT if is_dispensable else InstanceOutcome.REFUSED_PERMANENT
+    return InstanceDelivery(str(item.sop_instance_uid), outcome, None, reason)
 
 
-def _batches(outgoing: Sequence[_Outgoing]) -> Iterator[list[_Outgoing]]:
-    """Split, in order, wherever one association could not propose all contexts."""
-    batch: list[_Outgoing] = []
-    contexts: set[tuple[UID, UID]] = set()
-    for item in outgoing:
-        more = {(item.sop_class_uid, syntax) for syntax in item.syntaxes}
-        if len(contexts | more) > MAX_CONTEXTS:
-            yield batch
-            batch, contexts = [], set()
-        batch.append(item)
-        contexts |= more
-    if batch:
-        yield batch
-
-
-def _send_batch(
-    opened: OpenAssociation,
-    batch: Sequence[_Outgoing],
-    on_result: Callable[[InstanceDelivery], None] | None,
-) -> list[InstanceDelivery]:
-    """Send until the batch or the association ends; return an outcome for every instance."""
-    deliveries: list[InstanceDelivery] = []
-    start_s = time.perf_counter()
-    for at, item in enumerate(batch):
-        delivery = _send_instance(opened, item, at % MAX_MESSAGE_ID + 1)
-        if delivery.outcome is InstanceOutcome.NOT_ATTEMPTED:
-            opened.abort()
-            deliveries += [_unconfirmed(left, delivery.reason) for left in batch[at:]]
-            break
-        deliveries.append(delivery)
-        if on_result is not None:
-            on_result(delivery)
-    counts = Counter(delivery.outcome.value for delivery in deliveries)
-    seconds = round(time.perf_counter() - start_s, 3)
-    _LOG.info("delivery.batch", extra={"peer": opened.peer.name, "seconds": seconds, **counts})
-    return deliveries
-
-
-def _send_instance(opened: OpenAssociation, item: _Outgoing, message_id: int) -> InstanceDelivery:
-    """Send one instance and read the answer; without an answer the line must not be used again."""
-    uid = str(item.sop_instance_uid)
-    accepted = [s for s in item.syntaxes if (item.sop_class_uid, s) in opened.accepted]
-    if not accepted:
-        reason = (
-            f"peer {opened.peer.name} accepts {item.sop_class_uid.name} in none of the transfer"
-            f" syntaxes offered ({', '.join(syntax.name for syntax in item.syntaxes)})"
-        )
-        if item.sop_class_uid in DISPENSABLE:
-            return InstanceDelivery(uid, InstanceOutcome.LEFT_OUT, None, reason)
-        return InstanceDelivery(uid, InstanceOutcome.REFUSED_PERMANENT, None, reason)
-    start_s = time.perf_counter()
-    try:
-        answer = _exchange(opened, item, accepted[0], message_id)
-    except OSError:
-        return _unconfirmed(item, "our file of the object cannot be read")
-    except ValueError:
-        reason = f"the object cannot be encoded as {accepted[0].name}, which the peer asks for"
-        return InstanceDelivery(uid, InstanceOutcome.REFUSED_PERMANENT, None, reason)
-    if "Status" not in answer:
-        if time.perf_counter() - start_s >= item.answer_limit_s:
-            what = f"did not answer within {item.answer_limit_s:.0f} s"
-        else:
-            what = "ended the association, or the connection broke"
-        return _unconfirmed(item, f"peer {opened.peer.name} {what}")
-    outcome, reason = _judge(answer)
-    return InstanceDelivery(uid, outcome, int(answer.Status), reason)
-
-
-def _exchange(opened: OpenAssociation, item: _Outgoing, syntax: UID, message_id: int) -> Dataset:
-    """Return the peer's answer, without a status if none came.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The object cannot be re-encoded.
-    """
-    # A path is sent as it lies on the disk. The switch concerns nothing but paths given to
-    # send_c_store, and only this module does that.
-    _config.STORE_SEND_CHUNKED_DATASET = True
-    content = item.path if syntax == item.transfer_syntax_uid else dcmread(item.path)
-    opened.assoc.dimse_timeout = item.answer_limit_s
-    with opened.connection.cut_after(item.answer_limit_s + CLOSING_GRACE_S):
-        if opened.assoc.is_established:
-            with suppress(RuntimeError):  # the association has just ended
-                return opened.assoc.send_c_store(content, msg_id=message_id)
-    return Dataset()
-
-
-def _judge(answer: Dataset) -> tuple[InstanceOutcome, str]:
+def _judge(answer: Answer) -> tuple[InstanceOutcome, str]:
     """Return the outcome behind a C-STORE status, and its words; unknown means not delivered."""
-    status = int(answer.Status)
+    status = answer.status
     if status == Status.SUCCESS:
         return InstanceOutcome.SENT, ""
     words = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", "not a status of C-STORE"))[1]
-    reason = f"status 0x{status:04X}: {words}{_offending(answer)}"
+    reason = f"status 0x{status:04X}: {words}{_details(answer)}"
     if status in DELIVERED_WITH_WARNING:
         return InstanceOutcome.WARNED, reason
     if status in OUT_OF_RESOURCES or status in TRANSIENT_FAILURES:
@@ -356,15 +347,18 @@ def _judge(answer: Dataset) -> tuple[InstanceOutcome, str]:
     return InstanceOutcome.REFUSED_PERMANENT, reason
 
 
-def _offending(answer: Dataset) -> str:
-    """Return the attributes that the peer names, by keyword; their values are not in there."""
-    named = answer.get("OffendingElement")
-    if named is None:
-        return ""
-    tags = [Tag(tag) for tag in (named if isinstance(named, MultiValue | list) else [named])]
-    return f" ({', '.join(keyword_for_tag(tag) or str(tag) for tag in tags)})"
+def _details(answer: Answer) -> str:
+    """Return the attributes that the peer names, by keyword, and its error number.
+
+    Tags that the dictionary does not have are not repeated: a peer may write anything there.
+    """
+    keywords = [keyword_for_tag(tag) for tag in answer.offending[:MOST_NAMED]]
+    details = list(dict.fromkeys(keyword or "an unknown element" for keyword in keywords))
+    if answer.error_id is not None:
+        details.append(f"error ID {answer.error_id}")
+    return f" ({', '.join(details)})" if details else ""
 
 
-def _unconfirmed(item: _Outgoing, reason: str) -> InstanceDelivery:
+def _unconfirmed(item: Outgoing, reason: str) -> InstanceDelivery:
     uid = str(item.sop_instance_uid)
     return InstanceDelivery(uid, InstanceOutcome.NOT_ATTEMPTED, None, reason)

@@ -13,8 +13,11 @@ import numpy as np
 import pydicom
 from pydicom import Dataset
 from pydicom.uid import (
+    AdvancedBlendingPresentationStateStorage,
     Comprehensive3DSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
     MRImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
     RTStructureSetStorage,
     SegmentationStorage,
     SpatialRegistrationStorage,
@@ -144,6 +147,9 @@ def _expected(study: PhantomStudy) -> dict[str, int]:
         SegmentationStorage: 1,
         RTStructureSetStorage: 1,
         Comprehensive3DSRStorage: 1,
+        MultiFrameTrueColorSecondaryCaptureImageStorage: 1,
+        AdvancedBlendingPresentationStateStorage: len(study.mr),
+        GrayscaleSoftcopyPresentationStateStorage: 1,
     }
 
 

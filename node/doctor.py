@@ -37,6 +37,7 @@ from node.doctor_machine import (
     check_python,
     memory_mib,
 )
+from node.doctor_query import check_queries
 from node.errors import DeliveryError, NodeError
 from node.index import Index
 from node.index.heartbeats import Heartbeats
@@ -71,6 +72,7 @@ def run_checks(config: Config, *, echo_timeout_s: float) -> tuple[Check, ...]:
             checks += pool.map(
                 lambda p: check_peer(p, node.ae_title, echo_timeout_s, config.tls), config.peer
             )
+    checks += check_queries(config, timeout_s=echo_timeout_s)
     return tuple(checks)
 
 

@@ -61,3 +61,7 @@ class DeliveryError(NodeError):
     def __init__(self, message: str, *, hint: str = "", is_retryable: bool) -> None:
         super().__init__(message, hint=hint)
         self.is_retryable = is_retryable
+
+
+class QueryError(DeliveryError):
+    """A peer did not answer what it was asked, or did not send what was to be fetched."""

@@ -123,6 +123,7 @@ class Holdings:
     Attributes:
         series: Image series by UID.
         series_of_image: Series UID by SOP Instance UID of an image.
+        instance_counts: By series UID, how many SOP instances it has here, of whatever kind.
         ct_by_frame: CT series by frame of reference, those of localizers alone left out.
         structure_sets: All of them.
         by_reference: Plans and doses by (modality, SOP Instance UID they refer to).
@@ -133,6 +134,7 @@ class Holdings:
 
     series: Mapping[str, Series]
     series_of_image: Mapping[str, str]
+    instance_counts: Mapping[str, int]
     ct_by_frame: Mapping[str, Sequence[Series]]
     structure_sets: Sequence[StoredInstance]
     by_reference: Mapping[tuple[str, str], Sequence[StoredInstance]]
@@ -198,6 +200,7 @@ def take_holdings(instances: Iterable[StoredInstance]) -> Holdings:
         series_of_image={
             one.header.sop_instance_uid: uid for uid, group in images.items() for one in group
         },
+        instance_counts={uid: len(group) for uid, group in images.items()},
         ct_by_frame=_ct_by_frame(series.values()),
         structure_sets=structure_sets,
         by_reference=by_reference,
@@ -285,10 +288,16 @@ def _gap(headers: Iterable[InstanceHeader]) -> str:
 def series_drawn_on(header: InstanceHeader, held: Holdings) -> tuple[Series, ...]:
     """Return the series a structure set was drawn on; several if it cannot be told which."""
     named = held.series.get(header.referenced_series_uid)
-    if named is not None:
+    if named is not None and named.modality == "CT":
         return (named,)
     listed = set(header.referenced_sop_instance_uids)
     hits = Counter(held.series_of_image[uid] for uid in listed if uid in held.series_of_image)
+    if named is not None:
+        # a set of several frames of reference: its longest series may be an MR, its case the CT's
+        of_ct = {uid: n for uid, n in hits.items() if held.series[uid].modality == "CT"}
+        if not of_ct:
+            return (named,)
+        hits = Counter(of_ct)
     if hits:
         most = max(hits.values())
         return tuple(held.series[uid] for uid in sorted(hits) if hits[uid] == most)

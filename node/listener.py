@@ -18,13 +18,13 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from node.pdu_stream import Command
+from node.providers import check_pynetdicom
 from node.transport import (
     CLOSING_S,
     AcceptedAssociation,
     Limits,
     ObjectSink,
     bound_handlers,
-    check_pynetdicom,
 )
 
 LOGGER = logging.getLogger(__name__)

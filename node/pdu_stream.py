@@ -5,13 +5,16 @@ command sets of C-STORE and C-ECHO), no association and no pynetdicom. What it h
 set are views of one buffer, valid until the next read.
 """
 
+import select
 import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+
+from node.pace import Pace
 
 FIRST_BUFFER_BYTES = 16 << 10
 DATA_BUFFER_BYTES = 512 << 10
@@ -21,8 +24,9 @@ PDU_HEADER = struct.Struct(">BxL")
 PDV_HEADER = struct.Struct(">LBB")
 """PDU type and length; length, presentation context ID and message control header."""
 
-ASSOCIATE_RQ, P_DATA_TF, RELEASE_RQ, ABORT = 0x01, 0x04, 0x05, 0x07
-"""PDU types that an acceptor meets (PS3.8 table 9-11 and following)."""
+ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ = 0x01, 0x02, 0x03
+P_DATA_TF, RELEASE_RQ, RELEASE_RP, ABORT = 0x04, 0x05, 0x06, 0x07
+"""PDU types (PS3.8 table 9-11 and following)."""
 PDU_TYPES = range(0x01, 0x08)
 
 UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER = 1, 2, 6
@@ -66,12 +70,13 @@ class PduStream:
 
     Attributes:
         has_received: Whether a byte came.
+        is_within_pdu: Whether `send_pdus` was interrupted: what follows would be taken for data.
         before_refill: Called before the buffer, and with it every view of it, is written anew.
     """
 
     def __init__(self, line: socket.socket, silence_s: float) -> None:
         self.line = line
-        self.has_received = self._is_woken = False
+        self.has_received = self.is_within_pdu = self._is_woken = False
         self.before_refill: Callable[[], None] | None = None
         self._silence_s = silence_s
         self._deadline_s: float | None = None
@@ -119,6 +124,16 @@ class PduStream:
         self._start += PDV_HEADER.size
         return length - 2, context_id, control
 
+    def is_readable(self, within_s: float) -> bool:
+        """Tell whether something is there to read, the end too, or comes within that time."""
+        if self._start < self._end or (
+            isinstance(self.line, ssl.SSLSocket) and self.line.pending()
+        ):
+            return True
+        waiting = select.poll()
+        waiting.register(self.line, select.POLLIN)
+        return bool(waiting.poll(within_s * 1000))
+
     def take(self, longest: int) -> memoryview:
         """Return a view of what is there of the next bytes, at least one."""
         if self._start == self._end:
@@ -146,6 +161,47 @@ class PduStream:
             raise
         except OSError as error:
             raise LineEndedError from error
+
+    def send_pdus(self, pdus: bytes | memoryview, pace: Pace | None = None) -> None:
+        """Send whole PDUs, which may be large; notice when the peer ends the association meanwhile.
+
+        Raises:
+            LineEndedError: The connection ended, or an abort or a release waits to be read;
+                TimeoutError: the peer takes nothing more. `is_within_pdu` tells what arrived.
+        """
+        view = memoryview(pdus)
+        self.is_within_pdu = True
+        try:
+            while len(view):
+                granted = len(view) if pace is None else pace.take(len(view))
+                self._await_room()
+                sent = self.line.send(view[:granted])
+                if pace is not None:
+                    pace.give_back(granted - sent)
+                view = view[sent:]
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise LineEndedError from error
+        self.is_within_pdu = False
+
+    def _await_room(self) -> None:
+        """Wait until the connection takes more; a peer that ended need not take anything."""
+        self._limit_wait()
+        if isinstance(self.line, ssl.SSLSocket):
+            return  # what is readable may be no PDU, and cannot be looked at without taking it
+        waiting = select.poll()
+        waiting.register(self.line, select.POLLIN | select.POLLOUT)
+        limit_s = self.line.gettimeout()
+        events = waiting.poll(None if limit_s is None else limit_s * 1000)
+        if not events:
+            raise TimeoutError
+        if events[0][1] & select.POLLOUT:
+            return
+        first = socket.socket.recv(self.line, 1, socket.MSG_PEEK)
+        if not first or first[0] in (RELEASE_RQ, ABORT):
+            raise LineEndedError
+        # an answer before its time: it is read after the request
 
     def wake(self) -> None:
         """Let the thread that reads find the end of the connection; sending stays possible."""
@@ -249,6 +305,22 @@ def read_command(encoded: bytes) -> Command:
     Raises:
         ProtocolError: It ends within an element.
     """
+    values = command_elements(encoded)
+    return Command(
+        _number(values.get(0x0100)),
+        _number(values.get(0x0110)),
+        _number(values.get(0x0800)),
+        _uid(values.get(0x0002)),
+        _uid(values.get(0x1000)),
+    )
+
+
+def command_elements(encoded: bytes) -> dict[int, bytes]:
+    """Return the values of a command set by element number.
+
+    Raises:
+        ProtocolError: It ends within an element.
+    """
     values: dict[int, bytes] = {}
     position = 0
     while position < len(encoded):
@@ -259,13 +331,13 @@ def read_command(encoded: bytes) -> Command:
         if group or position > len(encoded):
             raise ProtocolError(INVALID_PARAMETER, "a command set ends within an element")
         values[element] = encoded[position - length : position]
-    return Command(
-        _number(values.get(0x0100)),
-        _number(values.get(0x0110)),
-        _number(values.get(0x0800)),
-        _uid(values.get(0x0002)),
-        _uid(values.get(0x1000)),
-    )
+    return values
+
+
+def command_set(elements: Sequence[tuple[int, bytes]]) -> bytes:
+    """Return a command set as it is encoded, its group length first (PS3.7 6.3.1)."""
+    body = b"".join(_ELEMENT.pack(0, tag, len(value)) + value for tag, value in elements)
+    return _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
 
 
 def response_pdu(request: Command, context_id: int, status: int, comment: str = "") -> bytes:
@@ -288,8 +360,7 @@ def response_pdu(request: Command, context_id: int, status: int, comment: str = 
         elements.append((0x0902, _even(comment, b" ")))
     if request.sop_instance_uid:
         elements.append((0x1000, _even(request.sop_instance_uid, b"\0")))
-    body = b"".join(_ELEMENT.pack(0, tag, len(value)) + value for tag, value in elements)
-    command = _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
+    command = command_set(elements)
     pdv = PDV_HEADER.pack(len(command) + 2, context_id, IS_COMMAND | IS_LAST)
     return PDU_HEADER.pack(P_DATA_TF, len(pdv) + len(command)) + pdv + command
 

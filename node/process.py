@@ -104,6 +104,7 @@ def process(
         second_opinion=config.second_opinion,
         root="/",
         created=datetime.now(UTC),
+        peers=config.peer,
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

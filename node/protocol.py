@@ -215,6 +215,28 @@ def output_problems(protocol: Mapping[str, Any], queried: Collection[str]) -> li
     return problems
 
 
+def fetch_problems(protocol: Mapping[str, Any], senders: Collection[str]) -> list[str]:
+    """Return what keeps fetched objects out; the protocol may be unsound.
+
+    Args:
+        protocol: As in the file.
+        senders: Names of the peers with the role `send`.
+    """
+    entries = protocol.get("fetch")
+    entries = entries if isinstance(entries, list | tuple) else ()
+    moving = [
+        entry["peer"]
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("by", "move") == "move" and "peer" in entry
+    ]
+    return [
+        f'protocol {protocol.get("name")!r}: fetch peer {name!r} is to send by "move": give it the '
+        "role 'send', too, or fetch by \"get\""
+        for name in moving
+        if isinstance(name, str) and name not in senders
+    ]
+
+
 def derived_problems(protocol: Mapping[str, Any]) -> list[str]:
     """Return what is wrong between the `derived` entries of a protocol that may be unsound."""
     entries = protocol.get("derived")

@@ -11,7 +11,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from node.assembly import CaseProposal, Patience, assemble
 from node.case_job import case_job
+from node.completeness import NOTHING_KNOWN
 from node.config import Config
+from node.fetching import Fetching
 from node.index import Index
 from node.index.cases import CaseBook
 from node.index.heartbeats import Heartbeats
@@ -34,13 +36,19 @@ class Schedule:
     """The clockwork of one process."""
 
     def __init__(
-        self, config: Config, index: Index, workflow: Workflow, clock: Callable[[], datetime]
+        self,
+        config: Config,
+        index: Index,
+        workflow: Workflow,
+        clock: Callable[[], datetime],
+        fetching: Fetching | None = None,
     ) -> None:
         self._config = config
         self._instances = InstanceBook(index)
         self._cases = CaseBook(index)
         self._heartbeats = Heartbeats(index)
         self._workflow = workflow
+        self._fetching = fetching
         self._clock = clock
         self._last_row = self._noted_row = 0
         self._due: dict[str, datetime] = {}
@@ -93,6 +101,8 @@ class Schedule:
         """Bring the cases of every patient with news, or with a time that has come, up to date."""
         now = self._clock()
         changed, newest_row = self._instances.patient_keys_since(self._last_row)
+        if self._fetching is not None:
+            changed |= self._fetching.take_news()
         for patient_key in changed | self._cases.patients_to_look_at():
             self._due[patient_key] = now
         self._last_row = newest_row
@@ -120,7 +130,9 @@ class Schedule:
             node.quiet_s,
         )
         patience = Patience(incomplete_s=node.patience_s, mr_wait_h=node.mr_wait_h)
-        proposals = assemble(group, self._config.protocol, patience, now)
+        fetching = self._fetching
+        elsewhere = NOTHING_KNOWN if fetching is None else fetching.elsewhere(patient_key)
+        proposals = assemble(group, self._config.protocol, patience, now, elsewhere)
         jobs: dict[str, str] = {}
         for proposal in proposals:
             protocol = self._config.protocol_named(proposal.protocol_name)
@@ -136,9 +148,12 @@ class Schedule:
                 second_opinion=self._config.second_opinion,
                 root=root,
                 created=created,
+                peers=self._config.peer,
             )
             jobs[proposal.case_id] = job.model_dump_json()
         self._cases.observe(patient_key, proposals, jobs, now)
+        if fetching is not None:
+            fetching.want(patient_key, proposals)
         return proposals
 
     def _note_next_look(

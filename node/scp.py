@@ -11,30 +11,32 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.uid import UID
-from pynetdicom import AE, _config, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_P_ABORT, UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from node import conformance
 from node.admission import Admission, Caller, Rejection
-from node.config import Config, Peer
+from node.config import Config, Peer, Role
 from node.errors import NodeError
+from node.exchange import Exchange
 from node.filing import Filing
 from node.index import Index
 from node.index.instances import AssociationOutcome, InstanceBook
 from node.intake import Announcement, IncomingObject, Intake, Session
 from node.journal import Journal
 from node.listener import AssociationServer
-from node.pdu_stream import Command
+from node.offered import Service, application_entity, contexts_for
+from node.pdu_stream import Command, LineEndedError
+from node.query.dialog import ReceivedObject
 from node.storage import ObjectStore
 from node.tls import ServerTls
 from node.transport import Limits
@@ -61,25 +63,6 @@ _Event = Any
 
 _NO_PROVIDER_REASON = 0
 """Reason of the A-P-ABORT that is issued when the connection is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A service besides Storage and Verification, offered on every association.
-
-    Attributes:
-        sop_class_uid: Its abstract syntax.
-        transfer_syntaxes: Those that are accepted.
-        handlers: pynetdicom's events, each with what serves it. It is called with the event and the
-            peer whose association it is, and answers as pynetdicom asks of a handler of that event.
-        is_user: Whether the peer may take the role of the SCP on our side's request and so send us
-            its reports (PS3.7 D.3.3.4): true for Storage Commitment.
-    """
-
-    sop_class_uid: UID
-    transfer_syntaxes: tuple[UID, ...]
-    handlers: tuple[tuple[Any, Callable[[Any, Peer], Any]], ...]
-    is_user: bool = False
 
 
 class StoreScp:
@@ -125,7 +108,7 @@ class StoreScp:
         self._stopping = threading.Event()
         self._ended = threading.Condition()
         self._services = tuple(services)
-        self._ae = _application_entity(config, self._services)
+        self._ae = application_entity(config, self._services)
         self._servers: list[AssociationServer] = []
         self._plain_server: Any = None
         self._sweeper = threading.Thread(target=self._sweep, name="scp-sweep", daemon=True)
@@ -222,6 +205,38 @@ class StoreScp:
         """Wait until the index has all that was promised; tell whether that came about in time."""
         return self._filing.wait_until_filed(timeout_s)
 
+    @contextmanager
+    def taking_from(self, peer: Peer) -> Iterator[Callable[[ReceivedObject], tuple[int, str]]]:
+        """Give what keeps objects that a peer sends on an association which we opened (C-GET).
+
+        They come in as those of a C-STORE on our own listener: kept before the peer is answered.
+        The peer need not have the role to send: it was asked to.
+        """
+        sender = peer.model_copy(update={"roles": (*peer.roles, Role.SEND)})
+        session = Session(sender, peer.ae_title, peer.host, self._clock().isoformat())
+        outcome = AssociationOutcome.ABORTED
+
+        def keep(received: ReceivedObject) -> tuple[int, str]:
+            announced = Announcement(
+                received.sop_class_uid,
+                received.sop_instance_uid,
+                received.context_class_uid,
+                received.transfer_syntax_uid,
+            )
+            incoming = self._intake.begin(session, announced)
+            incoming.write([received.data_set])
+            return incoming.finish()
+
+        def log() -> None:
+            fields = {**_summary(session, outcome), **_kept(session)}
+            LOGGER.info("association.closed", extra=fields)
+
+        try:
+            yield keep
+            outcome = AssociationOutcome.RELEASED
+        finally:
+            self._filing.end(session.carrier, outcome, self._clock(), log)
+
     def stop(self, grace_s: float = 0.0) -> None:
         """Reject new associations, then abort the open ones, and listen no longer.
 
@@ -303,10 +318,17 @@ class StoreScp:
             _reject(assoc, admitted, caller)
         else:
             _confirm_identity(assoc)
+            assoc.acceptor.supported_contexts = contexts_for(assoc)
+            assoc._serve_request = partial(self._serve_request, assoc)
             assoc.is_admitted = True
 
     def _handle_established(self, event: _Event) -> None:
-        self._sessions[event.assoc].is_established = True
+        session = self._sessions[event.assoc]
+        session.is_established = True
+        taken = {context.abstract_syntax for context in event.assoc.accepted_contexts}
+        for service in self._services:
+            if service.on_established is not None and service.sop_class_uid in taken:
+                service.on_established(event.assoc, session.peer)
 
     def _handle_rejected(self, event: _Event) -> None:
         session = self._sessions.pop(event.assoc, None)  # by pynetdicom: too many associations
@@ -352,6 +374,40 @@ class StoreScp:
 
     # --- services ------------------------------------------------------------------------------
 
+    def _serve_request(self, assoc: Any, message: Any, context_id: int) -> None:
+        """Serve a request ourselves where a service says so, else let pynetdicom do it."""
+        context, session = assoc._accepted_cx.get(context_id), self._sessions.get(assoc)
+        serve = next(
+            (
+                serve
+                for service in self._services
+                for kind, serve in service.serves
+                if context is not None
+                and service.sop_class_uid == context.abstract_syntax
+                and isinstance(message, kind)
+            ),
+            None,
+        )
+        if serve is None or session is None or not message.is_valid_request:
+            Association._serve_request(assoc, message, context_id)
+            return
+        exchange = Exchange(assoc, session.peer, message, context)
+        assoc._is_paused = True  # what we send over it waits for that
+        try:
+            serve(exchange)
+        except (LineEndedError, TimeoutError):
+            raise
+        except Exception as error:
+            LOGGER.exception("request.failed", extra={"peer": session.peer.name})
+            exchange.respond(
+                conformance.status_of(error)
+                if isinstance(error, NodeError)
+                else conformance.PROCESSING_FAILURE
+            )
+        finally:
+            assoc._is_paused = False
+            assoc.dimse.cancel_req = {}
+
     def _handle_echo(self, event: _Event) -> int:
         self._sessions[event.assoc].counts["echoes"] += 1
         return conformance.SUCCESS
@@ -383,29 +439,6 @@ class StoreScp:
         if comment:
             answer.ErrorComment = comment
         return answer
-
-
-def _application_entity(config: Config, services: Sequence[Service]) -> AE:
-    _config.LOG_HANDLER_LEVEL = "none"
-    _config.LOG_REQUEST_IDENTIFIERS = False
-    _config.LOG_RESPONSE_IDENTIFIERS = False
-    ae = AE(config.node.ae_title)
-    ae.maximum_associations = config.node.max_associations
-    ae.maximum_pdu_size = config.node.max_pdu_bytes
-    ae.implementation_class_uid = conformance.IMPLEMENTATION_CLASS_UID
-    ae.implementation_version_name = conformance.IMPLEMENTATION_VERSION_NAME
-    ae.acse_timeout = config.node.negotiation_timeout_s
-    ae.dimse_timeout = config.node.network_timeout_s
-    ae.network_timeout = config.node.network_timeout_s
-    ae.add_supported_context(conformance.VERIFICATION, list(conformance.SENT_SYNTAXES))
-    for row in conformance.accepted(config):
-        ae.add_supported_context(row.sop_class_uid, list(row.transfer_syntaxes))
-    for service in services:
-        role = True if service.is_user else None
-        ae.add_supported_context(
-            service.sop_class_uid, list(service.transfer_syntaxes), scu_role=role, scp_role=role
-        )
-    return ae
 
 
 def _send_at_once(event: _Event) -> None:

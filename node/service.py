@@ -5,15 +5,25 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO
 
+from node.answering.services import Answering
 from node.case_job import software_version
+from node.commitment.committing import Committing
+from node.commitment.holding import held_results
+from node.commitment.reports import ReportDesk
 from node.config import Config
+from node.delivering import Delivering
 from node.errors import NodeError
+from node.fetching import Fetching
 from node.index import Index
+from node.index.commitments import CommitmentBook
 from node.index.deliveries import DeliveryBook
 from node.index.runs import RunBook
+from node.index.standings import StandingBook
+from node.peer_line import PeerLines
 from node.schedule import Schedule
 from node.scp import StoreScp
 from node.storage import ObjectStore
@@ -53,14 +63,18 @@ class Node:
             int(config.node.min_free_mib * 1024 * 1024),
             min_free_share=config.node.min_free_percent / 100,
         )
-        self._workflow = Workflow(
-            config,
-            RunBook(self.index),
-            DeliveryBook(self.index),
-            clock=clock,
-        )
-        self._schedule = Schedule(config, self.index, self._workflow, clock)
-        self._scp = StoreScp(config, self._store, self.index, clock)
+        deliveries, commitments = DeliveryBook(self.index), CommitmentBook(self.index)
+        reports = ReportDesk(config, commitments, clock)
+        committing = Committing(config, commitments, reports, clock, partial(held_results, config))
+        self._lines = PeerLines(config.node.ae_title, tls=config.tls)
+        standings = StandingBook(self.index)
+        delivering = Delivering(config, deliveries, standings, committing, self._lines, clock)
+        self._workflow = Workflow(config, RunBook(self.index), deliveries, delivering, clock=clock)
+        self._answering = Answering(config, self._store, self.index, clock)
+        services = (reports.service(), *self._answering.services)
+        self._scp = StoreScp(config, self._store, self.index, clock, services=services)
+        self._fetching = Fetching(config, self.index, self._scp, clock)
+        self._schedule = Schedule(config, self.index, self._workflow, clock, self._fetching)
 
     def start(self) -> int:
         """Recover what an earlier process left, then work; return the port that listens."""
@@ -72,6 +86,8 @@ class Node:
         except NodeError:
             self.stop()
             raise
+        self._fetching.start()
+        self._answering.start(self._scp.wait_until_filed)
         LOGGER.info(
             "node.started",
             extra={
@@ -85,9 +101,12 @@ class Node:
 
     def stop(self) -> None:
         """Take no more associations, then stop; unfinished work goes on at the next start."""
+        self._answering.stop()
+        self._fetching.stop()
         self._scp.stop()
         self._schedule.stop()
         self._workflow.stop()
+        self._lines.close()
         self.index.close()
         self._lock.close()
         LOGGER.info("node.stopped")

@@ -149,6 +149,7 @@ _KEPT_DOCUMENTS = (
     uid.ColorSoftcopyPresentationStateStorage,
     uid.PseudoColorSoftcopyPresentationStateStorage,
     uid.BlendingSoftcopyPresentationStateStorage,
+    uid.AdvancedBlendingPresentationStateStorage,
     uid.EncapsulatedPDFStorage,
     uid.EncapsulatedCDAStorage,
     uid.RTBeamsTreatmentRecordStorage,
@@ -230,6 +231,24 @@ SENT = (
     ),
     StorageClass(
         uid.ParametricMapStorage, "OT", SENT_SYNTAXES, "on request: probability of targets"
+    ),
+    StorageClass(
+        uid.MultiFrameTrueColorSecondaryCaptureImageStorage,
+        "OT",
+        SENT_SYNTAXES,
+        "overview: pictures of each target, CT with MR in color and contours",
+    ),
+    StorageClass(
+        uid.AdvancedBlendingPresentationStateStorage,
+        "PR",
+        SENT_SYNTAXES,
+        "planning CT and resampled MR blended by the viewer",
+    ),
+    StorageClass(
+        uid.GrayscaleSoftcopyPresentationStateStorage,
+        "PR",
+        SENT_SYNTAXES,
+        "contours of targets as graphics on the planning CT",
     ),
     StorageClass(uid.Comprehensive3DSRStorage, "SR", SENT_SYNTAXES, "measurements (TID 1500)"),
 )

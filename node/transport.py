@@ -1,11 +1,12 @@
 """Accepts associations without polling: one thread each, which waits in the socket.
 
 pynetdicom negotiates, and serves whatever is neither C-ECHO nor C-STORE; its events are triggered
-as ever (the `request` of EVT_C_ECHO is our `Command`). A C-STORE is streamed from the connection
-into whatever `ObjectSink` the node gives, and answered with one segment. This is the only module
-that uses private names of pynetdicom on the accepting side; so pynetdicom is pinned, and
-`check_pynetdicom` looks at start-up whether every name is there. Decides nothing: who may come is
-decided by handlers of EVT_REQUESTED, what is kept by the sink.
+as ever (the `request` of EVT_C_ECHO is our `Command`). What comes while a request is served (a
+C-CANCEL, the answers to what is sent on the same association) is read by the thread that serves.
+A C-STORE is streamed from the connection into whatever `ObjectSink` the node gives, and answered
+with one segment. This is the only module that uses private names of pynetdicom on the accepting
+side, with `node.providers`. Decides nothing: who may come is decided by handlers of EVT_REQUESTED,
+what is kept by the sink.
 
 Read PS3.8 section 9.2 (states) and `AcceptedAssociation.run_reactor` first.
 """
@@ -19,28 +20,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import pynetdicom
 from pynetdicom import AE, evt
 from pynetdicom._globals import APPLICATION_CONTEXT_NAME, MODE_ACCEPTOR
-from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dul import DULServiceProvider
-from pynetdicom.pdu import (
-    A_ABORT_RQ,
-    A_ASSOCIATE_AC,
-    A_ASSOCIATE_RJ,
-    A_ASSOCIATE_RQ,
-    A_RELEASE_RP,
-    A_RELEASE_RQ,
-    P_DATA_TF,
-)
-from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, P_DATA
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
 from node.association_request import examined
-from node.errors import NodeError
 from node.pdu_stream import (
     ABORT,
     ASSOCIATE_RQ,
@@ -63,19 +51,10 @@ from node.pdu_stream import (
 from node.pdu_stream import (
     P_DATA_TF as P_DATA_TYPE,
 )
+from node.providers import Messages, UpperLayer
 from node.tls import why_no_tls
 
 LOGGER = logging.getLogger(__name__)
-
-PYNETDICOM = "3.0.4"
-"""The version whose private names these are."""
-
-_NAMES = {
-    Association: "_abort_blocking _serve_request _accepted_cx _handlers _sent_abort _kill",
-    ACSE: "negotiate_association send_release send_reject",
-    DIMSEServiceProvider: "receive_primitive get_msg cancel_req message",
-    DULServiceProvider: "send_pdu stop_dul event_queue",
-}
 
 LONGEST_REQUEST_BYTES = 256 << 10
 """Of an A-ASSOCIATE-RQ: 128 presentation contexts of many transfer syntaxes take a fifth of it."""
@@ -149,31 +128,6 @@ class Limits:
     silence_s: float
 
 
-def check_pynetdicom() -> None:
-    """Do nothing if pynetdicom is the one that this module was written for.
-
-    Raises:
-        NodeError: It is another version, or lacks a name.
-    """
-    missing = [
-        f"{kind.__name__}.{name}"
-        for kind, names in _NAMES.items()
-        for name in names.split()
-        if name not in _names_of(kind)
-    ]
-    if pynetdicom.__version__ != PYNETDICOM or missing:
-        raise NodeError(
-            f"the fast transport needs pynetdicom {PYNETDICOM}, found {pynetdicom.__version__}"
-            + (f" without {', '.join(missing)}" if missing else ""),
-            hint='install that version, or set node.transport = "plain"',
-        )
-
-
-def _names_of(kind: type) -> set[str]:
-    """Return the attributes of a class, those that its constructor sets included."""
-    return set(dir(kind)) | set(kind.__init__.__code__.co_names)  # type: ignore[misc]
-
-
 def bound_handlers(
     ae: AE, event_handlers: Sequence[tuple[Any, Callable[[Any], Any]]]
 ) -> dict[Any, Any]:
@@ -182,34 +136,6 @@ def bound_handlers(
     for event, handler in event_handlers:
         pattern.bind(event, handler)
     return pattern._handlers
-
-
-class _UpperLayer(DULServiceProvider):
-    """Stands where pynetdicom expects its upper layer: sends at once, has no thread of its own."""
-
-    def __init__(self, assoc: Association, stream: PduStream) -> None:
-        super().__init__(assoc)
-        self.stream = stream
-
-    def send_pdu(self, primitive: Any) -> None:
-        """Send a primitive's PDU."""
-        if not isinstance(primitive, P_DATA):
-            evt.trigger(self.assoc, evt.EVT_ACSE_SENT, {"primitive": primitive})
-        self.stream.send(_pdu_of(primitive).encode())
-
-    def stop_dul(self) -> bool:
-        """Tell that no thread runs."""
-        return True
-
-
-def _pdu_of(primitive: Any) -> Any:
-    if isinstance(primitive, P_DATA):
-        return P_DATA_TF(primitive)
-    if isinstance(primitive, A_ASSOCIATE):
-        return A_ASSOCIATE_AC(primitive) if primitive.result == 0 else A_ASSOCIATE_RJ(primitive)
-    if isinstance(primitive, A_RELEASE):
-        return A_RELEASE_RQ(primitive) if primitive.result is None else A_RELEASE_RP(primitive)
-    return A_ABORT_RQ(primitive)
 
 
 class AcceptedAssociation(Association):
@@ -221,7 +147,8 @@ class AcceptedAssociation(Association):
         is_admitted: To be set by a handler of EVT_REQUESTED; else the association is rejected.
     """
 
-    dul: _UpperLayer
+    dul: UpperLayer
+    dimse: Messages
     certificate: bytes | None = None
     is_requesting = True
     is_admitted = False
@@ -233,9 +160,10 @@ class AcceptedAssociation(Association):
         self._listening = server
         self._line = line
         self._stream = PduStream(line, server.limits.silence_s)
-        self.dul = _UpperLayer(self, self._stream)
+        self.dul = UpperLayer(self, self._stream)
+        self.dimse = Messages(self)
         self._handlers = dict(server.handlers)
-        self._has_spoken = self._is_version_known = False
+        self._has_spoken = self._is_version_known = self._is_serving = False
         self._sink: ObjectSink | None = None
         self._store_request: Command | None = None
         self._context_id = 0
@@ -257,23 +185,8 @@ class AcceptedAssociation(Association):
         """Negotiate, serve, close; whatever happens, the connection is closed at the end."""
         try:
             self._live()
-        except ProtocolError as error:
-            fields = {"reason": str(error), "address": self.requestor.address}
-            calling_ae = self.requestor.ae_title
-            LOGGER.warning("association.protocol_error", extra={**fields, "calling_ae": calling_ae})
-            if self.is_requesting:  # PS3.8 9.2.3, action AA-1
-                self._end_by_abort(_USER, 0)
-            else:
-                self._end_by_abort(_PROVIDER, error.reason)
-        except TimeoutError:
-            self._end_by_abort(_USER, 0)
-        except LineEndedError:
-            if self._sent_abort:  # `abort` woke this thread
-                self._end_by_abort(_USER, 0)
-            else:
-                lost = A_P_ABORT()
-                lost.provider_reason = 0
-                self._mark_aborted(lost)
+        except (ProtocolError, TimeoutError, LineEndedError) as error:
+            self._end_for(error)
         except Exception:
             LOGGER.exception("association.failed")
             self._end_by_abort(_PROVIDER, 0)
@@ -285,6 +198,22 @@ class AcceptedAssociation(Association):
                 self._stream.close(CLOSING_S)
             finally:
                 self._listening.forget(self)
+
+    def _end_for(self, error: Exception) -> None:
+        """End as what went wrong demands."""
+        if isinstance(error, ProtocolError):
+            fields = {"reason": str(error), "address": self.requestor.address}
+            calling_ae = self.requestor.ae_title
+            LOGGER.warning("association.protocol_error", extra={**fields, "calling_ae": calling_ae})
+            if not self.is_requesting:
+                self._end_by_abort(_PROVIDER, error.reason)
+                return
+        elif isinstance(error, LineEndedError) and not self._sent_abort:
+            lost = A_P_ABORT()
+            lost.provider_reason = 0
+            self._mark_aborted(lost)
+            return
+        self._end_by_abort(_USER, 0)  # PS3.8 9.2.3, action AA-1; or `abort` woke this thread
 
     def _live(self) -> None:
         stream = self._stream
@@ -311,11 +240,49 @@ class AcceptedAssociation(Association):
         stream.set_deadline(None)
         stream.before_refill = self._flush
         while not (self._kill or self._sent_abort):
-            pdu_type, length = stream.next_pdu()
-            if pdu_type == P_DATA_TYPE:
-                self._take_p_data(length)
-            else:
-                self._take_other(pdu_type, length)
+            self._take_pdu()
+            self._serve_what_waits()
+
+    def _take_pdu(self) -> None:
+        pdu_type, length = self._stream.next_pdu()
+        if pdu_type == P_DATA_TYPE:
+            self._take_p_data(length)
+        else:
+            self._take_other(pdu_type, length)
+
+    # --- while a request is served, in this thread ---------------------------------------------
+
+    def take_what_came(self) -> None:
+        """Take what is there already: a C-CANCEL, say, or an abort."""
+        self._take_while(lambda: self._stream.is_readable(0.0))
+
+    def wait_for_message(self) -> None:
+        """Take what comes until a message is there or the association ends."""
+        self._stream.set_deadline(self.dimse_timeout)
+        self._take_while(self.dimse.msg_queue.empty)
+        if not self._kill:
+            self._stream.set_deadline(None)
+
+    def is_quiet(self, for_s: float) -> bool:
+        """Wait that long; tell whether the peer said nothing meanwhile, and stays."""
+        return self.dimse.msg_queue.empty() and not self._stream.is_readable(for_s)
+
+    def _take_while(self, condition: Callable[[], bool]) -> None:
+        try:
+            while not (self._kill or self._sent_abort) and condition():
+                self._take_pdu()
+        except (ProtocolError, TimeoutError, LineEndedError) as error:
+            self._end_for(error)
+
+    def _serve_what_waits(self) -> None:
+        waiting = self.dimse.msg_queue
+        while not (waiting.empty() or self._kill or self._sent_abort):
+            context_id, message = self.dimse.get_msg()
+            self._is_serving = True
+            self._serve_request(message, context_id)
+            self._is_serving = False
+        if self.dimse.cancel_req:
+            self.dimse.cancel_req.clear()  # what is cancelled has been answered already
 
     def _shake_hands(self) -> None:
         if not isinstance(self._line, ssl.SSLSocket):
@@ -456,6 +423,8 @@ class AcceptedAssociation(Association):
             status = evt.trigger(self, evt.EVT_C_ECHO, attributes)
             self._stream.send(response_pdu(command, context_id, int(status or 0)))
         elif command.is_store:
+            if self._is_serving:
+                raise ProtocolError(UNEXPECTED_PDU, "an object comes before a request is answered")
             if not self._stream.is_ready_for_data:
                 self._stream.expect_data()
             self._store_request = command
@@ -498,23 +467,12 @@ class AcceptedAssociation(Association):
         self._stream.send(response_pdu(request, self._context_id, status, comment))
 
     def _hand_on(self, control: int, fragment: bytes) -> None:
-        """Give pynetdicom a fragment of a message that is its to serve, and serve the message."""
+        """Give pynetdicom a fragment of a message that is its to serve."""
         primitive: Any = P_DATA()
         primitive.presentation_data_value_list = [[self._context_id, control.to_bytes() + fragment]]
-        try:
-            self.dimse.receive_primitive(primitive)
-        except Exception as error:
-            # whatever pynetdicom's decoder raises means this
-            raise ProtocolError(INVALID_PARAMETER, "a message cannot be decoded") from error
-        if not self.dul.event_queue.empty():
-            raise ProtocolError(INVALID_PARAMETER, "a message is not valid")
-        if self.dimse.message is not None:
-            return  # more fragments are to come
-        self._identifier_bytes = None
-        self.dimse.cancel_req.clear()  # what is cancelled has been answered already
-        context_id, message = self.dimse.get_msg(block=False)
-        if message is not None and context_id is not None:
-            self._serve_request(message, context_id)
+        self.dimse.receive_primitive(primitive)
+        if self.dimse.message is None:  # no more fragments are to come
+            self._identifier_bytes = None
 
     def _abandon(self) -> None:
         self._pieces.clear()

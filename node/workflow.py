@@ -53,6 +53,7 @@ class Workflow:
         config: Limits, peers, waiting times.
         runs: The revisions of the index.
         deliveries: What is owed to peers.
+        delivering: Brings it to them.
         clock: The time, aware.
     """
 
@@ -61,6 +62,7 @@ class Workflow:
         config: Config,
         runs: RunBook,
         deliveries: DeliveryBook,
+        delivering: Delivering,
         *,
         clock: Callable[[], datetime],
     ) -> None:
@@ -68,7 +70,7 @@ class Workflow:
         self._runs = runs
         self._deliveries = deliveries
         self._clock = clock
-        self._delivering = Delivering(config, deliveries, clock)
+        self._delivering = delivering
         self._children = ChildProcesses()
         self._stopping = threading.Event()
         self._started: set[str] = set()

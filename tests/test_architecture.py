@@ -23,7 +23,6 @@ from node.config import (
     WebSection,
     read_config,
 )
-from node.conformance import conformance_statement
 from node.protocol import (
     MARGIN_KEYS,
     ClipRule,
@@ -32,6 +31,7 @@ from node.protocol import (
     OutputRule,
     TargetSwitch,
 )
+from node.statement import conformance_statement
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,6 +4,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,9 +19,12 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from node.config import Peer, Role, TlsSection
 from node.delivery import InstanceOutcome, echo, send_instances
 from node.errors import DeliveryError
+from node.tls import ServerTls
 from tests.authority import Authority, Certified
 from tests.nodes import free_port
 from tests.receiving_node import ct
+from tests.stub_tps import Deed, Reply, StubTps, Welcome, usual
+from tests.test_delivery import write_object
 
 LONG_S = 20.0
 
@@ -103,6 +107,59 @@ def test_objects_reach_dcmtk_over_tls(
     assert bytes(ds.PixelData) in kept.read_bytes()
     # the one who looked whether it listens did not speak TLS; we did, to a proper end
     assert (tmp_path / "storescp.log").read_text().count("TLS error") <= 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Deed.STOP_READING, "did not take the object"),
+        (Deed.SILENCE, "did not answer within"),
+        (Deed.CLOSE_IN_DATA, "ended the association"),
+        (Deed.RESET_IN_DATA, "ended the association"),
+        (Deed.ABORT, "aborted the association"),
+        (Deed.RELEASE, "released the association"),
+        (Reply(message_id=1), "another message"),
+        (Reply(raw=b"\xff" * 64), "no PDU type"),
+    ],
+)
+def test_fault_when_a_peer_does_it_over_tls_is_reported_and_loses_nothing(
+    fault: Deed | Reply,
+    words: str,
+    authority: Authority,
+    settings: TlsSection,
+    tmp_path: Path,
+) -> None:
+    """Issue 6: the faults of tests.test_peer_faults that meet the connection itself."""
+    paths = [
+        write_object(tmp_path / str(at), at, pixels=bytes(size))
+        for at, size in ((1, 300_000), (2, 12 << 20), (3, 300_000))
+    ]
+    tls = ServerTls(authority.settings(authority.issue("tps")))
+    with StubTps(usual(fault, at="1.2.3.2"), Welcome(longest_pdu_bytes=40_000), tls=tls) as stub:
+        outcomes, reasons = [], []
+        for sent in (paths, paths[1:2]):
+            began_s = time.monotonic()
+            found = send_instances(
+                peer_at(stub.port),
+                "HILUM",
+                sent,
+                timeout_s=2.0,
+                slowest_bytes_per_s=5e6,
+                tls=settings,
+            )
+            assert time.monotonic() - began_s < LONG_S
+            outcomes.append([delivery.outcome for delivery in found])
+            reasons += [delivery.reason for delivery in found]
+        assert outcomes == [
+            [InstanceOutcome.SENT, InstanceOutcome.NOT_ATTEMPTED, InstanceOutcome.SENT],
+            [InstanceOutcome.SENT],
+        ]
+        assert words in reasons[1]
+        assert stub.wrongs == []
+        for path in paths:
+            copies = set(stub.kept[f"1.2.3.{path.stem}"])
+            assert len(copies) == 1
+            assert path.read_bytes().endswith(copies.pop())
 
 
 @pytest.mark.peers

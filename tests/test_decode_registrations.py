@@ -45,6 +45,15 @@ def check_read(
     assert codes(decoded) == ({"reg.used": Severity.INFO} if expected is None else expected)
 
 
+SCALED = np.diag([1.02, 1.02, 1.02, 1.0])
+SHEARED = np.array([[1, 0.05, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def skewed(by: float) -> Matrix:
+    """Return `CT_FROM_MR` off a rotation by so much: the largest entry of R Rt - I."""
+    return np.asarray(CT_FROM_MR @ np.diag([1 + by / 2, 1, 1, 1.0]))
+
+
 TO_THIRD = np.array([[1, 0, 0, 7], [0, 0, -1, 8], [0, 1, 0, 9], [0, 0, 0, 1]], dtype=float)
 
 
@@ -66,6 +75,47 @@ TO_THIRD = np.array([[1, 0, 0, 7], [0, 0, -1, 8], [0, 1, 0, 9], [0, 0, 0, 1]], d
 def test_registration_is_read_when_either_image_is_the_registered_one(sent: Dataset) -> None:
     """PS3.3 C.20.2: items map to the object's own frame, whichever frame that is."""
     check_read(sent)
+
+
+def test_registration_is_read_when_its_rotation_is_rounded_within_the_tolerance() -> None:
+    """Handbook A.6: readers should tolerate a rotation off by 1e-4, and no more."""
+    series = datasets.series(modality="MR")
+    decoded = decode(
+        mr={datasets.MR_SERIES: series}, registrations=[reg(CT, item(MR, skewed(0.8e-4)))]
+    )
+    (only,) = decoded.case.registrations
+    np.testing.assert_allclose(only.apply(MR_POINT)[0], CT_POINT, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (item(MR, SCALED, kind="RIGID_SCALE"), "scales, shears or mirrors (RIGID_SCALE"),
+        (item(MR, SHEARED, kind="AFFINE"), "scales, shears or mirrors (AFFINE"),
+        (item(MR, np.diag([1.0, 1, -1, 1])), "scales, shears or mirrors (RIGID"),
+        (item(MR, CT_FROM_MR.T), "the last row of its matrix is not 0 0 0 1"),
+        (item(MR, CT_FROM_MR, NOTHING), "2 matrices, whose order programs read differently"),
+    ],
+)
+def test_refused_registration_says_what_is_wrong_with_it(sent: Dataset, words: str) -> None:
+    """The physicist reads why, and that the object is not used."""
+    series = datasets.series(modality="MR")
+    decoded = decode(mr={datasets.MR_SERIES: series}, registrations=[reg(CT, sent)])
+    (told,) = (f.text for f in decoded.case.findings if f.code.startswith("reg."))
+    assert words in told
+    assert told.endswith("not used")
+
+
+def test_chain_through_a_third_frame_is_read_within_one_object_only() -> None:
+    """Objects of others are never composed: each must relate MR and CT by itself."""
+    to_ct = np.linalg.inv(TO_THIRD)
+    check_read(reg(THIRD, item(CT, TO_THIRD), item(MR, TO_THIRD @ CT_FROM_MR)))
+    check_read(
+        reg(THIRD, item(MR, TO_THIRD @ CT_FROM_MR), SOPInstanceUID="1.2.1"),
+        reg(CT, item(THIRD, to_ct), SOPInstanceUID="1.2.2"),
+        expected={"reg.unrelated": Severity.INFO},
+        points=[],
+    )
 
 
 def test_registration_is_read_when_it_says_that_two_frames_coincide() -> None:
@@ -107,6 +157,9 @@ def test_registration_is_read_when_a_shared_frame_is_told_apart_by_images(sent: 
         (reg(CT, item(MR, CT_FROM_MR[:3])), "malformed", Severity.WARNING),
         (reg(CT, item(MR, CT_FROM_MR.T)), "malformed", Severity.WARNING),
         (reg(CT, item(MR, np.diag([1.01, 1, 1, 1]))), "not_rigid", Severity.WARNING),
+        (reg(CT, item(MR, SCALED, kind="RIGID_SCALE")), "not_rigid", Severity.WARNING),
+        (reg(CT, item(MR, SHEARED, kind="AFFINE")), "not_rigid", Severity.WARNING),
+        (reg(CT, item(MR, skewed(3e-4))), "not_rigid", Severity.WARNING),
         (reg(CT, item(MR, np.diag([1.0, 1, -1, 1]))), "not_rigid", Severity.WARNING),
         (reg(MR, item(CT, np.diag([1.0, 1.001, 1, 1]))), "not_rigid", Severity.WARNING),
         (reg(CT, item(CT, CT_FROM_MR), item(MR, NOTHING)), "contradiction", Severity.WARNING),

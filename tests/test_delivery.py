@@ -27,6 +27,7 @@ from pydicom.uid import (
 from node.config import Peer, Role
 from node.delivery import (
     MAX_CONTEXTS,
+    MOST_UNANSWERED,
     InstanceDelivery,
     InstanceOutcome,
     echo,
@@ -34,7 +35,7 @@ from node.delivery import (
 )
 from node.errors import DeliveryError, UnfitObjectError, UnreadableObjectError
 from node.receiver import ALL_STORAGE_CLASSES, Fault, Rejection, StandInReceiver
-from tests.nodes import free_port
+from tests.nodes import free_port, wait_for
 
 SENT = InstanceOutcome.SENT
 WARNED = InstanceOutcome.WARNED
@@ -105,9 +106,9 @@ def check_outcomes(
 def check_error(peer: Peer, path: Path, *, is_retryable: bool, words: str, hint: str) -> None:
     """Both services report an association that does not come about in the same way."""
     with pytest.raises(DeliveryError, match=words) as sent:
-        send_instances(peer, "HILUM", [path], timeout_s=1.0)
+        send_instances(peer, "HILUM", [path], timeout_s=10.0)
     with pytest.raises(DeliveryError, match=words) as echoed:
-        echo(peer, "HILUM", timeout_s=1.0)
+        echo(peer, "HILUM", timeout_s=10.0)
     for caught in (sent, echoed):
         assert caught.value.is_retryable is is_retryable
         assert hint in caught.value.hint
@@ -324,8 +325,8 @@ def test_send_keeps_what_was_confirmed_when_a_later_association_is_rejected(
     assert "congested" in deliveries[-1].reason
 
 
-def test_send_stops_when_the_peer_aborts_in_the_middle(tmp_path: Path) -> None:
-    """peers.md 19: what was confirmed stays, the rest waits, the association is not used again."""
+def test_send_opens_anew_when_the_peer_aborts_in_the_middle(tmp_path: Path) -> None:
+    """peers.md 19: the association is not used again; the object holds up none behind it."""
     paths = write_objects(tmp_path, 4)
     results: list[InstanceDelivery] = []
 
@@ -335,23 +336,50 @@ def test_send_stops_when_the_peer_aborts_in_the_middle(tmp_path: Path) -> None:
     with StandInReceiver(tmp_path / "tps", "TPS", 0, answer) as receiver:
         peer = peer_at(receiver.port)
         deliveries = send_instances(peer, "HILUM", paths, timeout_s=5.0, on_result=results.append)
-        check_outcomes(deliveries, [SENT, SENT, NOT_ATTEMPTED, NOT_ATTEMPTED])
-        assert tuple(results) == deliveries[:2]
-        assert len(receiver.associations) == 1
-        again = send_instances(peer, "HILUM", paths[2:], timeout_s=5.0)
-        assert [d.outcome for d in again] == [SENT, SENT]
+        check_outcomes(deliveries, [SENT, SENT, NOT_ATTEMPTED, SENT])
+        assert "aborted" in deliveries[2].reason
+        assert tuple(results) == (*deliveries[:2], deliveries[3])
+        assert len(receiver.associations) == 2
+        (again,) = send_instances(peer, "HILUM", paths[2:3], timeout_s=5.0)
+        assert again.outcome is SENT
         assert [len(d) for d in receiver.receipts.values()] == [1, 1, 2, 1]
 
 
-def test_send_gives_up_when_the_peer_stalls(tmp_path: Path) -> None:
+def test_send_opens_anew_when_the_peer_stalls(tmp_path: Path) -> None:
     """peers.md 19: no answer in time aborts the association; the instance is not confirmed."""
     paths = write_objects(tmp_path, 3)
     with StandInReceiver(
         tmp_path / "tps", "TPS", 0, lambda uid, _: Fault.STALL if uid == "1.2.3.2" else 0
     ) as receiver:
         deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=2.0)
-    check_outcomes(deliveries, [SENT, NOT_ATTEMPTED, NOT_ATTEMPTED])
-    assert "did not answer" in deliveries[1].reason
+        assert len(receiver.associations) == 2
+    check_outcomes(deliveries, [SENT, NOT_ATTEMPTED, SENT])
+    assert "did not answer within 2 s" in deliveries[1].reason
+
+
+def test_send_stops_when_two_instances_in_a_row_get_no_answer(tmp_path: Path) -> None:
+    """A peer that is dead costs two time limits, not one for each object."""
+    paths = write_objects(tmp_path, 6)
+    with StandInReceiver(
+        tmp_path / "tps", "TPS", 0, lambda uid, _: 0 if uid == "1.2.3.1" else Fault.STALL
+    ) as receiver:
+        deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=1.0)
+        assert len(receiver.associations) == 2
+    check_outcomes(deliveries, [SENT, *[NOT_ATTEMPTED] * 5])
+
+
+def test_send_stops_when_every_second_instance_gets_no_answer(tmp_path: Path) -> None:
+    """The time that a bad peer costs has a bound, whatever it does answer."""
+    paths = write_objects(tmp_path, 12)
+
+    def answer(uid: str, _: int) -> int | Fault:
+        return Fault.ABORT if int(uid[6:]) % 2 else 0x0000
+
+    with StandInReceiver(tmp_path / "tps", "TPS", 0, answer) as receiver:
+        deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=5.0)
+        assert len(receiver.associations) == MOST_UNANSWERED
+    sent_half = [NOT_ATTEMPTED, SENT] * MOST_UNANSWERED
+    check_outcomes(deliveries, [*sent_half[:-1], *[NOT_ATTEMPTED] * 5])
 
 
 def test_send_aborts_when_the_caller_cannot_persist(tmp_path: Path) -> None:
@@ -443,7 +471,7 @@ def test_send_ends_when_the_peer_stops_reading(tmp_path: Path) -> None:
             peer_at(port), "HILUM", [path], timeout_s=2.0, slowest_bytes_per_s=1e9
         )
     check_outcomes(deliveries, [NOT_ATTEMPTED])
-    assert "did not answer" in deliveries[0].reason
+    assert "did not take the object within 2 s" in deliveries[0].reason
 
 
 @pytest.mark.parametrize("content", [b"", b"no DICOM at all", bytes(128) + b"DICM"])
@@ -650,12 +678,13 @@ def _storescp(
 
 
 def _await_peer(port: int, *, is_refusing: bool) -> None:
-    for _ in range(200):  # a refused connection costs 0.1 s
+    def answers() -> bool:
         try:
             echo(peer_at(port), "HILUM", timeout_s=1.0)
         except DeliveryError as error:
             if error.is_retryable:
-                continue
+                return False
             assert is_refusing
-        return
-    raise AssertionError("storescp did not start")
+        return True
+
+    wait_for(answers, timeout_s=20, what="storescp to start")

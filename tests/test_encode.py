@@ -73,9 +73,11 @@ def check_refused(case: EncodeCase, words: str) -> None:
 
 
 def test_names_come_in_the_promised_order(objects: dict[str, Dataset]) -> None:
-    """DESIGN 6: a REG per registration, a folder per resampled MR, SEG, RTSTRUCT, SR."""
+    """DESIGN 6: a REG per registration, a folder per resampled MR, SEG, RTSTRUCT, fused, SR."""
     images = [f"MR_{n}/{i:04d}.dcm" for n in (1, 2) for i in range(1, SHAPE[0] + 1)]
-    expected = ["REG_1.dcm", "REG_2.dcm", *images, "SEG.dcm", "RTSTRUCT.dcm", "SR.dcm"]
+    fused = [f"fused/{role}_{n}.dcm" for role in ("OVERVIEW", "BLENDING") for n in (1, 2)]
+    fused.append("fused/CONTOURS_1.dcm")
+    expected = ["REG_1.dcm", "REG_2.dcm", *images, "SEG.dcm", "RTSTRUCT.dcm", *fused, "SR.dcm"]
     assert list(objects) == expected
 
 
@@ -99,7 +101,7 @@ def test_uids_change_when_the_seed_changes(case: EncodeCase, objects: dict[str, 
         assert ds.SOPInstanceUID != other[name].SOPInstanceUID
         assert ds.SeriesInstanceUID != other[name].SeriesInstanceUID
     assert len({ds.SOPInstanceUID for ds in objects.values()}) == len(objects)
-    assert len({ds.SeriesInstanceUID for ds in objects.values()}) == 7
+    assert len({ds.SeriesInstanceUID for ds in objects.values()}) == 12
 
 
 def test_patient_and_study_are_the_ct_s(case: EncodeCase, objects: dict[str, Dataset]) -> None:

@@ -128,5 +128,5 @@ def test_case_without_mr_is_encoded() -> None:
     case = with_other_ct()
     registrations = case.result.registrations[2:]
     alone = case.with_result(registrations=registrations, resampled=())
-    names = list(written(alone))
+    names = [name for name in written(alone) if not name.startswith("fused/")]
     assert names == ["REG_1.dcm", "REG_2.dcm", "SEG.dcm", "RTSTRUCT.dcm", "SR.dcm"]

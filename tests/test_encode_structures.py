@@ -3,25 +3,35 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from handlers.encode import encode_result_set
+from handlers.encode.identity import ResultSet
+from handlers.encode.rtstruct import encode_structure_set
 from handlers.errors import EncodingError
 from handlers.margins import Margins, Shape, grow, shape_of
+from handlers.roi_names import names_in_use, refined_name, unique_name
+from handlers.sampling import mask_from_roi
 from handlers.values import (
+    Contour,
     DerivedTarget,
     Mask,
     Refinement,
+    Roi,
     TargetStatus,
     VoxelField,
 )
+from node.compute import pipeline_settings
+from node.compute_job import ComputeSettings
+from node.protocol import Holes
 from tests.encode_cases import (
     CT_FRAME,
     PATIENT_NAME,
@@ -31,6 +41,7 @@ from tests.encode_cases import (
     EncodeCase,
     as_received,
     build_case,
+    bytes_of,
     changed,
     written,
 )
@@ -153,7 +164,8 @@ def test_structure_set_is_written_when_all_targets_abstained(case: EncodeCase) -
     )
     case = case.with_result(targets=(abstained,), registrations=(), resampled=(), findings=())
     objects = written(case)
-    assert list(objects) == ["SEG.dcm", "RTSTRUCT.dcm", "SR.dcm"]
+    computed = [name for name in objects if not name.startswith("fused/")]
+    assert computed == ["SEG.dcm", "RTSTRUCT.dcm", "SR.dcm"]
     assert objects["RTSTRUCT.dcm"].StructureSetLabel == "HILUM_UNCHANGED"
     assert len(objects["RTSTRUCT.dcm"].StructureSetROISequence) == 3
 
@@ -297,3 +309,141 @@ def test_dciodvfy_accepts_derived_and_found_rois(
     told = (answer.stdout + answer.stderr).splitlines()
     assert [line for line in told if line.startswith("Error")] == []
     assert "RTStructureSet" in "".join(told)
+
+
+ODD_NUMBERS = b"\\".join(
+    [
+        b"  +1.50",
+        b"-0.0 ",
+        b"1e1",
+        b"12.345678901234567890123",
+        b"2",
+        b"0003",
+        b"4.",
+        b".5",
+        b"6.00",
+    ]
+)
+"""Contour data as some senders write them: blanks, signs, exponents, more than 16 bytes a value."""
+
+
+def structure_set_of(case: EncodeCase) -> Dataset:
+    """Return the structure set of a case alone, as a receiver reads it."""
+    ds = encode_structure_set(ResultSet(case.result, case.sources, case.authorship))
+    return dcmread(BytesIO(bytes_of(ds)))
+
+
+def odd_source(case: EncodeCase, syntax: str) -> Dataset:
+    """Return the case's structure set in a transfer syntax, with much that libraries would tidy."""
+    source = as_received(case.sources.structure_set)
+    source.decode()
+    roi, inner = source.StructureSetROISequence[0], Dataset()
+    block = roi.private_block(0x3287, "SOME TPS", create=True)
+    block.add_new(0x02, "US", 258)
+    block.add_new(0x03, "FD", 1.5)
+    block.add_new(0x05, "OB", b"\x01\x02\x03\x04")
+    inner.private_block(0x3289, "INNER", create=True).add_new(1, "LO", "Größe")
+    block.add_new(0x06, "SQ", [inner])
+    roi.ROIName = "Größe\u00a0 of\u00a0it"
+    contour = source.ROIContourSequence[0].ContourSequence[0]
+    contour.ContourData = ["1.1111111"] * 9
+    contour.NumberOfContourPoints = 3
+    stand_in = b"\\".join([b"1.1111111"] * 9)
+    raw = bytearray(bytes_of(as_received(source, syntax)))
+    assert raw.count(stand_in) == 1
+    raw[:] = raw.replace(stand_in, ODD_NUMBERS.ljust(len(stand_in)))
+    return dcmread(BytesIO(bytes(raw)))
+
+
+@pytest.mark.filterwarnings("ignore:Value exceeds the maximum length:UserWarning")
+@pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+)
+def test_original_rois_keep_their_bytes_when_the_source_is_odd(
+    case: EncodeCase, syntax: str
+) -> None:
+    """Issue 6, 2: text byte for byte from file to file, whatever the transfer syntax was."""
+    source = odd_source(case, syntax)
+    ds = structure_set_of(replace(case, sources=replace(case.sources, structure_set=source)))
+    source = odd_source(case, syntax)
+    compared = 0
+    for keyword in ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence"):
+        for before, after in zip(source[keyword].value, ds[keyword].value, strict=False):
+            old, new = dict(raw_values(before)), dict(raw_values(after))
+            assert old.keys() == new.keys()
+            # private numbers change their byte order and private items their form, so see below
+            same = {p for p in old if not p.startswith("(3287,10") or p == "(3287,1001)"}
+            assert {p: old[p] or b"" for p in same} == {p: new[p] or b"" for p in same}
+            compared += len(same)
+    assert compared > 100
+    data = dict(raw_values(ds.ROIContourSequence[0]))[CONTOUR_TEXT]
+    assert data.startswith(ODD_NUMBERS)
+    private = dict(raw_values(ds.StructureSetROISequence[0]))
+    assert private["(3287,1002)"] == b"\x02\x01"
+    assert private["(3287,1003)"] == np.array(1.5, dtype="<f8").tobytes()
+    assert private["(3287,1005)"] == b"\x01\x02\x03\x04"
+    assert "Größe".encode("latin-1") in private["(3287,1006)"]
+
+
+def test_new_name_when_a_longer_one_is_cut_to_it_is_refused(case: EncodeCase) -> None:
+    """Peers 3.4: a TPS keeps 16 characters; two ROIs must not become one there."""
+    source = as_received(case.sources.structure_set, ImplicitVRLittleEndian)
+    source.StructureSetROISequence[1].ROIName = "gtvn-left_ct1mr1 of last year"
+    sources = replace(case.sources, structure_set=source)
+    target = replace(case.result.targets[0], refined_roi_name="GTVn-left_CT1MR1")
+    with pytest.raises(EncodingError, match="taken"):
+        structure_set_of(replace(case, sources=sources).with_result(targets=(target,)))
+    target = replace(target, refined_roi_name="GTVn-left_CT1MR1a")
+    with pytest.raises(EncodingError, match="no usable name"):
+        structure_set_of(case.with_result(targets=(target,)))
+
+
+def test_new_name_when_a_longer_one_is_cut_to_it_gets_a_number() -> None:
+    """TG-263: at most 16 characters, unique ignoring case, also against what a TPS leaves."""
+    taken = names_in_use(["GTVn-left", "gtvn-left_ct1mr1 of last year", "GTVn-lef1_CT1MR1"])
+    assert refined_name("GTVn-left", taken) == "GTVn-lef2_CT1MR1"
+    assert unique_name("GTVn-left_CT1MR1 new", taken) == "GTVn-left_CT1MR2"
+
+
+@pytest.mark.parametrize("as_xor", [False, True])
+def test_hole_of_a_refined_target_is_written_as_the_protocol_says(
+    case: EncodeCase, as_xor: bool
+) -> None:
+    """Issue 6, 2: keyhole by default, XOR by configuration; decoded again it is the same mask."""
+    target = case.result.targets[0]
+    refined = target.refinement.refined
+    assert refined is not None
+    hollow = hollowed(refined)
+    target = replace(target, refinement=replace(target.refinement, refined=hollow))
+    ds = structure_set_of(case.with_result(targets=(target,), holes_as_xor=as_xor))
+    kinds: dict[str, set[str]] = {}
+    contours = []
+    for item in ds.ROIContourSequence[-1].ContourSequence:
+        uid = item.ContourImageSequence[0].ReferencedSOPInstanceUID
+        kinds.setdefault(uid, set()).add(item.ContourGeometricType)
+        points = np.array(item.ContourData, dtype=float).reshape(-1, 3)
+        is_xor = item.ContourGeometricType == "CLOSEDPLANAR_XOR"
+        contours.append(Contour(points, is_exclusive_or=is_xor))
+    assert all(len(of_plane) == 1 for of_plane in kinds.values())
+    found = set().union(*kinds.values())
+    assert found == ({"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"} if as_xor else {"CLOSED_PLANAR"})
+    back = mask_from_roi(Roi(1, "x", "", tuple(contours)), hollow.geometry)
+    assert np.array_equal(back.inside, hollow.inside)
+
+
+@pytest.mark.parametrize(("holes", "is_xor"), [("keyhole", False), ("xor", True)])
+def test_holes_of_the_protocol_reach_the_core(holes: Holes, is_xor: bool) -> None:
+    """The key of the protocol is what the encoder is told."""
+    told = ComputeSettings(target_patterns=("GTV*",), max_outward_mm=5.0, holes=holes)
+    assert pipeline_settings(told).holes_as_xor is is_xor
+
+
+def hollowed(mask: Mask) -> Mask:
+    """Return a mask with a hole in its middle slices, and an island in the hole."""
+    inside = mask.inside.copy()
+    slices, rows, columns = (int(np.median(at)) for at in np.nonzero(inside))
+    inside[slices - 1 : slices + 2, rows - 3 : rows + 4, columns - 3 : columns + 4] = False
+    inside[slices, rows - 1 : rows + 2, columns - 1 : columns + 2] = True
+    return Mask(mask.geometry, inside)

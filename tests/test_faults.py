@@ -34,7 +34,8 @@ def tps(tmp_path: Path) -> Iterator[StandInReceiver]:
 
 
 def expected_count(study: PhantomStudy) -> int:
-    return len(study.mr) * len(study.ct) + 4
+    # REG, SEG, RTSTRUCT, SR; overview, contours; for each MR its images and a blending
+    return len(study.mr) * len(study.ct) + 6 + len(study.mr)
 
 
 @pytest.mark.timeout(600)
@@ -279,7 +280,7 @@ def test_late_mr_when_it_comes_makes_the_next_revision(
             what="revision 2",
         )
         second = set(tps.receipts) - first
-    assert len(first) == 2 * len(study.ct) + 4
+    assert len(first) == 2 * len(study.ct) + 6 + 2
     assert len(second) == expected_count(study)
 
 

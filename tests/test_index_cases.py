@@ -13,6 +13,7 @@ from node.index import Index
 from node.index.case_rows import IllegalMoveError, case_row, move_case
 from node.index.cases import CaseBook
 from node.index.deliveries import DeliveryBook, DeliveryKey
+from node.index.delivery_orders import DeliveryOrders
 from node.index.runs import RevisionKey, RunBook
 from node.index.states import TRANSITIONS, CaseState, DeliveryState
 from node.outputs import OUTPUTS, Output
@@ -211,7 +212,7 @@ def test_undelivered_case_when_reopened_sends_what_was_refused(index: Index) -> 
     record = cases.case("c1")
     assert record is not None
     assert (record.state, record.reason) == (CaseState.UNDELIVERED, "tps: mismatch")
-    deliveries.reopen("c1", GIVE_UP, NOW)
+    DeliveryOrders(index).reopen("c1", GIVE_UP, NOW)
     (again,) = deliveries.due(NOW)
     assert again.attempt == 1
     remaining = deliveries.owed(again)

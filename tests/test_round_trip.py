@@ -12,8 +12,11 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.uid import (
+    AdvancedBlendingPresentationStateStorage,
     Comprehensive3DSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
     MRImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
     RTStructureSetStorage,
     SegmentationStorage,
     SpatialRegistrationStorage,
@@ -41,7 +44,8 @@ def tps(tmp_path: Path) -> Iterator[StandInReceiver]:
 
 
 def expected_count(study: PhantomStudy) -> int:
-    return len(study.mr) * len(study.ct) + 4
+    # REG, SEG, RTSTRUCT, SR; overview, contours; for each MR its images and a blending
+    return len(study.mr) * len(study.ct) + 6 + len(study.mr)
 
 
 def by_class(received: list[Dataset]) -> dict[str, list[Dataset]]:
@@ -67,6 +71,9 @@ def test_results_when_a_phantom_is_sent_come_back_whole(
         RTStructureSetStorage: 1,
         SegmentationStorage: 1,
         Comprehensive3DSRStorage: 1,
+        MultiFrameTrueColorSecondaryCaptureImageStorage: 1,
+        AdvancedBlendingPresentationStateStorage: len(study.mr),
+        GrayscaleSoftcopyPresentationStateStorage: 1,
     }
     check_registration(received[SpatialRegistrationStorage][0], study)
     check_structures(received[RTStructureSetStorage][0], study)
@@ -218,7 +225,9 @@ def test_orthanc_when_it_is_the_pacs_shows_the_results_in_the_ct_study(
         series = ask("/series?expand")
         assert isinstance(series, list)
         modalities = sorted(s["MainDicomTags"]["Modality"] for s in series)
-        assert modalities == sorted(["MR"] * len(study.mr) + ["REG", "RTSTRUCT", "SEG", "SR"])
+        fused = ["OT", "PR"] + ["PR"] * len(study.mr)
+        others = ["REG", "RTSTRUCT", "SEG", "SR"]
+        assert modalities == sorted(["MR"] * len(study.mr) + fused + others)
     finally:
         orthanc.terminate()
         orthanc.wait()

@@ -82,6 +82,13 @@ def decode_structures(
     """
     entries = items_of(ds, "StructureSetROISequence")
     contour_items, found = _contour_items(ds, entries)
+    elsewhere = _frames_elsewhere(ds, entries, contour_items, ct.frame_of_reference_uid)
+    if elsewhere:
+        text = (
+            f"Structure set: its {len(elsewhere)} ROIs of other frames of reference go back "
+            "unchanged, in a structure set of their own for each frame"
+        )
+        found.append(note("structures.split", text, count=len(elsewhere)))
     types = {
         number_of(item, "ReferencedROINumber"): text_of(item, "RTROIInterpretedType")
         for item in items_of(ds, "RTROIObservationsSequence")
@@ -89,6 +96,8 @@ def decode_structures(
     rois: list[Roi] = []
     for entry in entries:
         number = int(number_of(entry, "ROINumber") or 0)
+        if number in elsewhere:
+            continue
         read = _read_contours(contour_items.get(number, ()))
         name = text_of(entry, "ROIName")
         roi = Roi(number, name, types.get(number, ""), tuple(read.kept))
@@ -106,6 +115,7 @@ def decode_structures(
         ct.frame_of_reference_uid,
         text_of(ds, "StructureSetLabel"),
         tuple(rois),
+        elsewhere,
     )
     return DecodedStructures(structure_set, tuple(found))
 
@@ -159,12 +169,10 @@ def _check_frames(
 
     Where the structure set as a whole names the CT's frame alone, an ROI of its own mind is a slip
     of the sender (real exports have it): a warning, since contours that lie on no slice of the CT
-    are told apart by their geometry anyway.
+    are told apart by their geometry anyway. A set of several frames (some systems write such) is
+    read as far as it lies in the CT's; only one with nothing there is a failure.
     """
-    listed = {
-        text_of(item, "FrameOfReferenceUID")
-        for item in items_of(ds, "ReferencedFrameOfReferenceSequence")
-    }
+    listed = _listed_frames(ds)
     common = listed or {text_of(ds, "FrameOfReferenceUID")}
     strangers: dict[str, list[str]] = {}
     for entry in entries:
@@ -172,6 +180,7 @@ def _check_frames(
             own = text_of(entry, "ReferencedFrameOfReferenceUID")
             for frame in ({own} if own else common) - {ct_frame_uid}:
                 strangers.setdefault(frame, []).append(f'"{text_of(entry, "ROIName")}"')
+    elsewhere = _frames_elsewhere(ds, entries, contour_items, ct_frame_uid)
     found = []
     for frame, names in sorted(strangers.items()):
         listing = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
@@ -187,6 +196,13 @@ def _check_frames(
             )
             found.append(warning("structures.contradiction", text, count=len(names)))
             continue
+        if frame in elsewhere.values():
+            text = (
+                f"Structure set: {listing} were drawn in the frame of reference {tail(frame)}; "
+                f"only what was drawn in that of the planning CT ({tail(ct_frame_uid)}) is used"
+            )
+            found.append(warning("structures.several_frames", text, count=len(names)))
+            continue
         text = (
             f"Structure set: {listing} were drawn in the frame of reference {tail(frame)}, not in "
             f"that of the planning CT ({tail(ct_frame_uid)}); send the CT that they were drawn on, "
@@ -194,6 +210,34 @@ def _check_frames(
         )
         found.append(failure("structures.frame_of_reference", text, count=len(names)))
     return found
+
+
+def _listed_frames(ds: Dataset) -> set[str]:
+    return {
+        text_of(item, "FrameOfReferenceUID")
+        for item in items_of(ds, "ReferencedFrameOfReferenceSequence")
+    }
+
+
+def _frames_elsewhere(
+    ds: Dataset,
+    entries: Sequence[Dataset],
+    contour_items: Mapping[int, Sequence[Dataset]],
+    ct_frame_uid: str,
+) -> dict[int, str]:
+    """Return by number the ROIs of other frames than the CT's, in a set that tells them apart.
+
+    That is one in which every drawn ROI names its frame and one at least is drawn in the CT's. A
+    set that as a whole names the CT's frame alone holds no other: there the ROI is mistaken.
+    """
+    own = {
+        int(number_of(entry, "ROINumber") or 0): text_of(entry, "ReferencedFrameOfReferenceUID")
+        for entry in entries
+    }
+    drawn = {frame for number, frame in own.items() if contour_items.get(number)}
+    if ct_frame_uid not in drawn or "" in drawn or _listed_frames(ds) == {ct_frame_uid}:
+        return {}
+    return {n: frame for n, frame in own.items() if frame in drawn - {ct_frame_uid}}
 
 
 def _read_contours(items: Sequence[Dataset]) -> _Contours:

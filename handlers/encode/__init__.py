@@ -12,9 +12,15 @@ from typing import TypeVar
 import numpy as np
 from pydicom import Dataset
 
+from handlers.encode.blending import ROLE as BLENDING_ROLE
+from handlers.encode.blending import encode_blending, has_blending
+from handlers.encode.contour_graphics import ROLE as CONTOURS_ROLE
+from handlers.encode.contour_graphics import encode_contour_graphics
 from handlers.encode.deformable import encode_deformable_registration
 from handlers.encode.identity import MANUFACTURER, Authorship, ResultSet, Sources
 from handlers.encode.image import encode_resampled_mr
+from handlers.encode.overview import ROLE as OVERVIEW_ROLE
+from handlers.encode.overview import encode_overview
 from handlers.encode.probability import (
     MAP_ROLE,
     SEGMENTATION_ROLE,
@@ -27,12 +33,16 @@ from handlers.encode.probability import (
 from handlers.encode.registration import encode_registration
 from handlers.encode.rtstruct import encode_structure_set
 from handlers.encode.seg import encode_segmentation
+from handlers.encode.split_structures import encode_split_structure_set, frames_elsewhere
 from handlers.encode.sr import encode_report
 from handlers.errors import EncodingError
 from handlers.geometry import GRID_TOLERANCE_MM
 from handlers.values import CaseResult, RegistrationStatus
 
 __all__ = ["MANUFACTURER", "Authorship", "Sources", "encode_result_set"]
+
+FUSED_FOLDER = "fused"
+"""Folder of what viewers show: pictures and presentation states."""
 
 REQUIRED_OF_SOURCES = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 """Without these an object cannot be referenced."""
@@ -58,7 +68,11 @@ def encode_result_set(
     In order: `REG_1.dcm` and on (one per registration), `DEFREG_1.dcm` and on (numbered like the
     registration, where it has a deformation), `MR_1/0001.dcm` and on (one folder per
     resampled MR), `SEG.dcm` (unless no target has a voxel), `PSEG_1.dcm`, `PM_1.dcm` and on
-    (numbered like the target; see `probability`), `RTSTRUCT.dcm`, `SR.dcm`. Each is ready for
+    (numbered like the target; see `probability`), `RTSTRUCT.dcm`, `RTSTRUCT_2.dcm` and on (where
+    the source has ROIs of other frames of reference; see `split_structures`), then what viewers
+    show: `fused/OVERVIEW_1.dcm` and on (numbered like the target, unless it has no voxel),
+    `fused/BLENDING_1.dcm` and on (numbered like the resampled MR), `fused/CONTOURS_1.dcm` (unless
+    no target has a contour); last `SR.dcm`. Each is ready for
     `dcmwrite(..., enforce_file_format=True)`. Equal arguments give equal bytes.
 
     Args:
@@ -93,6 +107,10 @@ def encode_result_set(
         yield "SEG.dcm", segmentation
     yield from _probabilities(result_set)
     yield "RTSTRUCT.dcm", _build("RTSTRUCT.dcm", partial(encode_structure_set, result_set))
+    for index in range(len(frames_elsewhere(result_set))):
+        name = f"RTSTRUCT_{index + 2}.dcm"
+        yield name, _build(name, partial(encode_split_structure_set, result_set, index))
+    yield from _fused(result_set)
     yield "SR.dcm", _build("SR.dcm", partial(encode_report, result_set))
 
 
@@ -104,6 +122,25 @@ def _probabilities(result_set: ResultSet) -> Iterator[tuple[str, Dataset]]:
         if has_map(result_set, index):
             name = f"{MAP_ROLE}_{index + 1}.dcm"
             yield name, _build(name, partial(encode_probability_map, result_set, index))
+
+
+def _fused(result_set: ResultSet) -> Iterator[tuple[str, Dataset]]:
+    for index in range(len(result_set.result.targets)):
+        name = f"{FUSED_FOLDER}/{OVERVIEW_ROLE}_{index + 1}.dcm"
+        overview = _build(name, partial(encode_overview, result_set, index))
+        if overview is not None:
+            yield name, overview
+    for index in range(len(result_set.result.resampled)):
+        name = f"{FUSED_FOLDER}/{BLENDING_ROLE}_{index + 1}.dcm"
+        if _build(name, partial(has_blending, result_set, index)):
+            yield name, _build(name, partial(encode_blending, result_set, index))
+    states = encode_contour_graphics(result_set)
+    name = f"{FUSED_FOLDER}/{CONTOURS_ROLE}_1.dcm"
+    number = 1
+    while (state := _build(name, partial(next, states, None))) is not None:
+        yield name, state
+        number += 1
+        name = f"{FUSED_FOLDER}/{CONTOURS_ROLE}_{number}.dcm"
 
 
 def _build(name: str, build: Callable[[], _T]) -> _T:

@@ -53,7 +53,10 @@ SERIES_NUMBER_PSEG = 9210
 SERIES_NUMBER_PM = 9250
 SERIES_NUMBER_RTSTRUCT = 9301
 SERIES_NUMBER_SR = 9401
-"""Series Numbers: a high block that scanners do not use; MR, REG, DEFREG, PSEG and PM are counted
+SERIES_NUMBER_OVERVIEW = 9500
+SERIES_NUMBER_BLENDING = 9600
+SERIES_NUMBER_CONTOURS = 9700
+"""Series Numbers: a high block that scanners do not use; all but SEG, RTSTRUCT and SR are counted
 upwards."""
 
 PATIENT_KEYWORDS = {

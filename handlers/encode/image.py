@@ -124,6 +124,11 @@ def encode_resampled_mr(result_set: ResultSet, index: int) -> Iterator[Dataset]:
         yield ds
 
 
+def image_uid(result_set: ResultSet, index: int, slice_index: int) -> str:
+    """Return the SOP Instance UID of an image of a resampled MR series."""
+    return result_set.uid(f"{ROLE} {index} image", slice_index)
+
+
 def series_description(resampled: ResampledMr) -> str:
     """Return what lists show of the series: that it is not original stands before the source."""
     caution = "CHECK " if resampled.registration.status is RegistrationStatus.WARN else ""
@@ -167,7 +172,7 @@ def _alike_in_series(
 
 def _place(ds: Dataset, result_set: ResultSet, index: int, slice_index: int) -> None:
     """Make a dataset the image of one slice: its UID, its place, the CT slice beneath it."""
-    ds.SOPInstanceUID = UID(result_set.uid(f"{ROLE} {index} image", slice_index))
+    ds.SOPInstanceUID = UID(image_uid(result_set, index, slice_index))
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     ds.InstanceNumber = slice_index + 1
     ct_slice = result_set.sources.ct[slice_index]

@@ -10,7 +10,7 @@ import numpy as np
 from pydicom.sr.coding import Code
 
 from handlers.errors import EncodingError
-from handlers.roi_names import unique_name
+from handlers.roi_names import names_in_use, unique_name
 from handlers.values import CaseResult, Mask, Roi, TargetResult, VoxelField
 
 REFINEMENT_FAMILY = Code("123101", "DCM", "Neighborhood Analysis")
@@ -86,8 +86,8 @@ def new_rois(result: CaseResult) -> tuple[NewRoi, ...]:
     ]
     rois = [*refined, *_derived(result)]
     if REVIEW_STRUCTURES in result.review:
-        taken = {roi.name.casefold() for roi in result.case.structure_set.rois}
-        taken |= {roi.name.casefold() for roi in rois}
+        drawn = (roi.name for roi in result.case.structure_set.rois)
+        taken = names_in_use([*drawn, *(roi.name for roi in rois)])
         rois += _found(result, taken)
         rois += _outlined(result, taken)
     grid = result.case.ct.geometry

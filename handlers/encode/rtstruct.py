@@ -1,8 +1,9 @@
 """Source structure set + refined targets -> RT Structure Set Storage, for the TPS.
 
-Every original ROI goes over as it came, element for element, faults included: its three items are
-shared, not rebuilt. New are the identity, the label, the reference to the predecessor, and the ROIs
-that `new_rois` names. Nothing is ever approved here, whatever the source was.
+Every original ROI goes over as it came, byte for byte, faults included (`original_items`). New are
+the identity, the label, the reference to the predecessor, and the ROIs that `new_rois` names.
+Nothing is ever approved here, whatever the source was. What the source draws in other frames of
+reference than the CT's is `split_structures`' part.
 
 Written in Implicit VR Little Endian: Contour Data of more than 64 kB has no explicit form (PS3.5
 6.2.2). Never draws: contours come from `sampling`.
@@ -10,7 +11,7 @@ Written in Implicit VR Little Endian: Contour Data of more than 64 kB has no exp
 Read first: DICOM PS3.3 A.19, C.8.8.5, C.8.8.6, C.8.8.8.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from pydicom import Dataset
@@ -30,6 +31,7 @@ from handlers.encode.identity import (
     code_item,
 )
 from handlers.encode.new_rois import REFINEMENT_FAMILY, REFINEMENT_NAME, NewRoi, new_rois
+from handlers.encode.original_items import copied_items
 from handlers.encode.text import (
     LO_LENGTH,
     LT_LENGTH,
@@ -40,6 +42,7 @@ from handlers.encode.text import (
     legal_text,
 )
 from handlers.errors import EncodingError
+from handlers.roi_names import ROI_NAME_LENGTH, names_in_use
 from handlers.sampling import contours_from_level, contours_from_mask, slice_of_contour
 from handlers.values import Contour
 
@@ -47,7 +50,11 @@ from handlers.values import Contour
 __all__ = [
     "REFINEMENT_FAMILY",
     "REFINEMENT_NAME",
+    "ROLE",
+    "choose_character_set",
+    "copy_original_rois",
     "encode_structure_set",
+    "stamp_copy",
     "structure_set_reference",
 ]
 
@@ -77,7 +84,7 @@ ITEM_SEQUENCES = {
 
 
 def encode_structure_set(result_set: ResultSet) -> Dataset:
-    """Return the structure set: all original ROIs and the new ones.
+    """Return the structure set: all original ROIs of the CT's frame, and the new ones.
 
     Raises:
         EncodingError: A new name is taken, a contour lies on no CT slice, or the source has no ROI.
@@ -85,13 +92,18 @@ def encode_structure_set(result_set: ResultSet) -> Dataset:
     rois = new_rois(result_set.result)
     ds = _new_dataset(result_set, label=_label(rois))
     source = result_set.sources.structure_set
-    for keyword in ITEM_SEQUENCES:
-        originals = [item.copy() for item in source.get(keyword, None) or ()]
-        setattr(ds, keyword, ItemSequence(originals))
-    _choose_character_set(ds, source)
+    elsewhere = result_set.result.case.structure_set.frames_elsewhere
+    copy_original_rois(ds, source, lambda number: number not in elsewhere)
+    choose_character_set(ds, source)
     _require_new_names(source, rois)
-    numbers = [_number(item, "ROINumber") for item in ds.StructureSetROISequence]
-    observations = [_number(item, "ObservationNumber") for item in ds.RTROIObservationsSequence]
+    # new among all of the source's ROIs, in whichever structure set they go
+    numbers, observations = (
+        [_number(item, number) for item in source.get(keyword, None) or ()]
+        for keyword, number in (
+            ("StructureSetROISequence", "ROINumber"),
+            ("RTROIObservationsSequence", "ObservationNumber"),
+        )
+    )
     for index, roi in enumerate(rois):
         number = max([0, *numbers]) + 1 + index
         observation = max([0, *observations]) + 1 + index
@@ -99,6 +111,17 @@ def encode_structure_set(result_set: ResultSet) -> Dataset:
         ds.ROIContourSequence.append(_contour_item(result_set, roi, number))
         ds.RTROIObservationsSequence.append(_observation_item(source, roi, number, observation))
     return ds
+
+
+def copy_original_rois(ds: Dataset, source: Dataset, is_wanted: Callable[[int], bool]) -> None:
+    """Give a structure set the items of the source's ROIs whose number is wanted, as they are.
+
+    Items without a number count as -1.
+    """
+    for keyword, number in ITEM_SEQUENCES.items():
+        originals = source.get(keyword, None) or ()
+        kept = [item for item in originals if is_wanted(_number(item, number))]
+        setattr(ds, keyword, copied_items(kept, source))
 
 
 def _label(rois: Sequence[NewRoi]) -> str:
@@ -123,11 +146,8 @@ def _new_dataset(result_set: ResultSet, *, label: str) -> Dataset:
         series_description=f"Structure set with targets refined by {MANUFACTURER}",
         transfer_syntax_uid=ImplicitVRLittleEndian,
     )
-    # Content Date and Time are no part of this IOD
-    del ds.ContentDate, ds.ContentTime
     result_set.add_frame_of_reference(ds)
-    ds.OperatorsName = None
-    ds.StructureSetLabel = label
+    stamp_copy(result_set, ds, label)
     ds.StructureSetName = result_set.text(
         f"{MANUFACTURER} from {source.get('StructureSetLabel', '') or 'structure set'}", LO_LENGTH
     )
@@ -137,24 +157,33 @@ def _new_dataset(result_set: ResultSet, *, label: str) -> Dataset:
         f"{authorship.parameters}",
         ST_LENGTH,
     )
-    ds.StructureSetDate = authorship.date
-    ds.StructureSetTime = authorship.time
-    ds.PredecessorStructureSetSequence = [Reference.of(source).item()]
     ds.ReferencedFrameOfReferenceSequence = _frame_items(result_set)
-    ds.ApprovalStatus = "UNAPPROVED"
     return ds
+
+
+def stamp_copy(result_set: ResultSet, ds: Dataset, label: str) -> None:
+    """Say of a structure set how it is called, what it follows, and that nobody approved it."""
+    # Content Date and Time are no part of this IOD
+    del ds.ContentDate, ds.ContentTime
+    ds.OperatorsName = None
+    ds.StructureSetLabel = label
+    ds.StructureSetDate = result_set.authorship.date
+    ds.StructureSetTime = result_set.authorship.time
+    ds.PredecessorStructureSetSequence = [Reference.of(result_set.sources.structure_set).item()]
+    ds.ApprovalStatus = "UNAPPROVED"
 
 
 def _frame_items(result_set: ResultSet) -> ItemSequence:
     source, frame_uid = result_set.sources.structure_set, str(result_set.ct.FrameOfReferenceUID)
-    kept = [item.copy() for item in source.get("ReferencedFrameOfReferenceSequence", None) or ()]
-    if any(
-        str(item.get("FrameOfReferenceUID", "")) == frame_uid
+    # one frame of reference a structure set: planning systems refuse several
+    named = [
+        item.copy()
+        for item in source.get("ReferencedFrameOfReferenceSequence", None) or ()
+        if str(item.get("FrameOfReferenceUID", "")) == frame_uid
         and item.get("RTReferencedStudySequence", None)
-        for item in kept
-    ):
-        return ItemSequence(kept)
-    kept = [item for item in kept if str(item.get("FrameOfReferenceUID", "")) != frame_uid]
+    ]
+    if named:
+        return ItemSequence(named)
     series = Dataset()
     series.SeriesInstanceUID = result_set.ct.SeriesInstanceUID
     series.ContourImageSequence = [reference.item() for reference in result_set.ct_references()]
@@ -165,17 +194,16 @@ def _frame_items(result_set: ResultSet) -> ItemSequence:
     frame = Dataset()
     frame.FrameOfReferenceUID = frame_uid
     frame.RTReferencedStudySequence = [study]
-    return ItemSequence([*kept, frame])
+    return ItemSequence([frame])
 
 
 def _require_new_names(source: Dataset, rois: Sequence[NewRoi]) -> None:
-    taken = {
-        str(item.get("ROIName", "")).strip().casefold()
-        for item in source.get("StructureSetROISequence", None) or ()
-    }
+    taken = names_in_use(
+        str(item.get("ROIName", "")) for item in source.get("StructureSetROISequence", None) or ()
+    )
     for roi in rois:
         name = roi.name
-        if not name or not name.isascii() or "\\" in name or len(name) > LO_LENGTH:
+        if not name or not name.isascii() or "\\" in name or len(name) > ROI_NAME_LENGTH:
             raise EncodingError(f"a new ROI has no usable name: {name!r}")
         if name.casefold() in taken:
             raise EncodingError(
@@ -211,10 +239,11 @@ def _roi_item(result_set: ResultSet, roi: NewRoi, number: int) -> Dataset:
 def _contour_item(result_set: ResultSet, roi: NewRoi, number: int) -> Dataset:
     ct_references = result_set.ct_references()
     items: list[Dataset] = []
+    as_xor = result_set.result.holes_as_xor
     traced = (
-        contours_from_mask(roi.mask)
+        contours_from_mask(roi.mask, holes_as_xor=as_xor)
         if roi.level is None
-        else contours_from_level(roi.level, roi.mask)
+        else contours_from_level(roi.level, roi.mask, holes_as_xor=as_xor)
     )
     for contour in traced:
         slice_index = slice_of_contour(contour, result_set.result.case.ct.geometry)
@@ -250,7 +279,8 @@ def contour_values(contour: Contour) -> list[str]:
     points = points[is_new]
     if len(points) < 3:
         raise EncodingError("a contour is smaller than the step in which points are written")
-    return [f"{value:.3f}" for value in points.ravel()]
+    # without zeros that say nothing: it spares a sixth of Contour Data, which may fill 64 kB
+    return [f"{value:.3f}".rstrip("0").rstrip(".") for value in points.ravel()]
 
 
 def _observation_item(source: Dataset, roi: NewRoi, number: int, observation: int) -> Dataset:
@@ -279,7 +309,7 @@ def _number(item: Dataset, keyword: str) -> int:
     return int(value) if isinstance(value, int) else -1
 
 
-def _choose_character_set(ds: Dataset, source: Dataset) -> None:
+def choose_character_set(ds: Dataset, source: Dataset) -> None:
     """Write copies and patient in one character set: the CT's, or UTF-8 if that is too small.
 
     pydicom passes text that nobody has looked at on as bytes. That is right as long as the source
@@ -290,7 +320,7 @@ def _choose_character_set(ds: Dataset, source: Dataset) -> None:
         return
     texts: list[str] = []
     for keyword in (*ITEM_SEQUENCES, "ReferencedFrameOfReferenceSequence"):
-        for item in ds[keyword].value:
+        for item in ds.get(keyword, None) or ():
             texts += _decoded_texts(item)
     for keyword in (*PATIENT_KEYWORDS, *STUDY_KEYWORDS):
         if keyword in ds and ds[keyword].VR in CUSTOMIZABLE_CHARSET_VR:

@@ -51,14 +51,16 @@ def is_writable(text: str, character_sets: Sequence[str]) -> bool:
 def legal_text(value: str, length: int, character_sets: Sequence[str]) -> str:
     r"""Return a text as one line of at most `length` characters that the character set can hold.
 
-    A backslash, which would separate values, becomes a slash; letters outside the character set
-    lose their accents or become question marks.
+    A backslash, which would separate values, becomes a slash; control characters, which no text may
+    hold (PS3.5 6.1.3), vanish; letters outside the character set lose their accents or become
+    question marks.
 
     Example:
         >>> legal_text("T2 \u00fcber\nalles\\x", 12, [])
         'T2 uber alle'
     """
     line = " ".join(value.split()).replace("\\", "/")
+    line = "".join(c for c in line if unicodedata.category(c) != "Cc")
     if not is_writable(line, character_sets):
         decomposed = unicodedata.normalize("NFKD", line)
         bare = "".join(c for c in decomposed if not unicodedata.combining(c))

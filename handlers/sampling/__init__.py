@@ -5,8 +5,6 @@ Deliberately knows no DICOM dataset.
 
 from handlers.sampling.contours import (
     contours_by_slice,
-    contours_from_level,
-    contours_from_mask,
     mask_from_roi,
     nesting_depths,
     slice_of_contour,
@@ -19,6 +17,7 @@ from handlers.sampling.grids import (
     resample,
     resample_mask,
 )
+from handlers.sampling.tracing import contours_from_level, contours_from_mask
 
 __all__ = [
     "contours_by_slice",

@@ -13,7 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-import node.index.case_rows  # noqa: F401 - so that `create` knows every table
+import node.index.case_rows
+import node.index.catalogue_rows
+import node.index.fetch_rows
+import node.index.peer_rows
+import node.index.promise_rows  # noqa: F401 - all, so that `create` knows every table
 from node.errors import NodeError, StorageFullError, UnfitObjectError
 from node.index.tables import METADATA, SCHEMA, SCHEMA_VERSION
 

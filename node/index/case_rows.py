@@ -78,7 +78,12 @@ RECEIPTS = sa.Table(
     sa.Column("outcome", sa.String(32), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("at", sa.String(40), nullable=False),
+    sa.Column("commitment", sa.String(16), nullable=False),
+    sa.Column("commitment_reason", sa.Text, nullable=False),
 )
+"""`commitment`: whether the peer keeps the object, as far as it was asked; see
+`node.index.commitments`."""
+
 HISTORY = sa.Table(
     "history",
     METADATA,
@@ -135,13 +140,23 @@ def move_case(
     )
     if to is state:
         return  # another count of missing objects is no new page of history
+    write_history(
+        connection, row.case_id, row.revision if revision is None else revision, to, reason, now
+    )
+
+
+def write_history(
+    connection: sa.Connection,
+    case_id: str,
+    revision: int,
+    state: CaseState,
+    reason: str,
+    now: datetime,
+) -> None:
+    """Write a page of a case's history, also of what does not change its state."""
     connection.execute(
         HISTORY.insert().values(
-            case_id=row.case_id,
-            revision=row.revision if revision is None else revision,
-            state=to,
-            reason=reason,
-            at=utc_text(now),
+            case_id=case_id, revision=revision, state=state, reason=reason, at=utc_text(now)
         )
     )
 

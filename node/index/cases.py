@@ -25,7 +25,8 @@ from node.index.case_rows import (
     move_case,
     utc_text,
 )
-from node.index.states import SETTLED, CaseState, DeliveryState
+from node.index.delivery_accounts import delivery_findings, receipt_counts, waiting_reasons
+from node.index.states import SETTLED, UNSETTLED, CaseState, DeliveryState
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class CaseRecord:
     history: tuple[Mapping[str, Any], ...] = ()
     deliveries: tuple[Mapping[str, Any], ...] = ()
     results: tuple[str, ...] = ()
+    delivery_findings: tuple[Mapping[str, Any], ...] = ()
+    receipts: tuple[Mapping[str, Any], ...] = ()
 
 
 class CaseBook:
@@ -230,7 +233,7 @@ class CaseBook:
                 DELIVERIES.update()
                 .where(
                     DELIVERIES.c.case_id == case_id,
-                    DELIVERIES.c.state == DeliveryState.PENDING,
+                    DELIVERIES.c.state.in_(UNSETTLED),
                 )
                 .values(state=DeliveryState.ABANDONED, reason="abandoned by operator")
             )
@@ -242,7 +245,8 @@ class CaseBook:
         """Return every case, newest change first, without history."""
         query = sa.select(CASES).order_by(CASES.c.updated_at.desc(), CASES.c.case_id)
         with self._index.read() as connection:
-            return [_record(row) for row in connection.execute(query)]
+            waiting = waiting_reasons(connection)
+            return [_record(row, waiting) for row in connection.execute(query)]
 
     def case(self, case_id: str) -> CaseRecord | None:
         """Return one case with its history, deliveries and result files, or None."""
@@ -268,8 +272,14 @@ class CaseBook:
                 .where(RESULTS.c.case_id == case_id, RESULTS.c.revision == row.revision)
                 .order_by(RESULTS.c.path)
             ).all()
+            waiting = waiting_reasons(connection, case_id)
+            findings = delivery_findings(connection, case_id, row.revision)
+            receipts = receipt_counts(connection, case_id, row.revision)
         return _record(
             row,
+            waiting,
+            delivery_findings=findings,
+            receipts=receipts,
             summary=json.loads(entry.summary) if entry is not None else {},
             history=tuple(dict(h._mapping) for h in history),
             deliveries=tuple(dict(d._mapping) for d in deliveries),
@@ -307,12 +317,12 @@ def _new_case(patient_key: str, proposal: CaseProposal, now: datetime) -> dict[s
     }
 
 
-def _record(row: sa.Row[Any], **details: Any) -> CaseRecord:
+def _record(row: sa.Row[Any], waiting: Mapping[str, str], **details: Any) -> CaseRecord:
     return CaseRecord(
         case_id=row.case_id,
         protocol=row.protocol,
         state=CaseState(row.state),
-        reason=row.reason,
+        reason=waiting.get(row.case_id, row.reason),
         revision=row.revision,
         ct_series_uid=row.ct_series_uid,
         structure_set_uid=row.structure_set_uid,

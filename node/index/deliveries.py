@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -11,15 +12,18 @@ from node.index.case_rows import (
     DELIVERIES,
     RECEIPTS,
     RESULTS,
-    IllegalMoveError,
     case_row,
     move_case,
     utc_text,
 )
-from node.index.states import CaseState, DeliveryState
+from node.index.peer_rows import COMMITMENTS, STANDINGS
+from node.index.states import UNSETTLED, CaseState, DeliveryState
 
 ANSWERED = ("sent", "warned", "left_out")
 """Outcomes after which an object need not be sent again: taken, or left out for good."""
+
+TAKEN = ("sent", "warned")
+"""Outcomes with which a peer holds an object by its own word."""
 
 REFUSED = "refused_permanent"
 """Outcome with which a peer will never take an object."""
@@ -35,6 +39,20 @@ class DeliveryKey:
     attempt: int
 
 
+class Owed(NamedTuple):
+    """What one attempt is to do.
+
+    Attributes:
+        paths: Of the objects to send, by SOP Instance UID, in the order of sending.
+        give_up_at: Until when to try.
+        state: What is to be done: to send, or to have it committed.
+    """
+
+    paths: dict[str, str]
+    give_up_at: datetime
+    state: DeliveryState
+
+
 class DeliveryBook:
     """The deliveries of one index.
 
@@ -46,29 +64,54 @@ class DeliveryBook:
         self._index = index
 
     def due(self, now: datetime) -> list[DeliveryKey]:
-        """Return the attempts whose time has come, oldest result set first."""
+        """Return the attempts whose time has come, oldest result set first.
+
+        Of a peer whose breaker is open there is only the one that tries whether it is back, when
+        that is due, those whose time is spent, and those that wait for nothing but us: their
+        report is here.
+        """
         columns = (
             DELIVERIES.c.case_id,
             DELIVERIES.c.revision,
             DELIVERIES.c.peer,
             DELIVERIES.c.attempt,
         )
+        has_report = sa.exists().where(
+            COMMITMENTS.c.case_id == DELIVERIES.c.case_id,
+            COMMITMENTS.c.revision == DELIVERIES.c.revision,
+            COMMITMENTS.c.peer == DELIVERIES.c.peer,
+            COMMITMENTS.c.state == "open",
+            COMMITMENTS.c.report != "",
+        )
         query = (
-            sa.select(*columns)
+            sa.select(
+                *columns,
+                has_report.label("has_report"),
+                STANDINGS.c.open_since,
+                STANDINGS.c.probe_at,
+                (DELIVERIES.c.give_up_at <= utc_text(now)).label("is_spent"),
+            )
+            .join(STANDINGS, STANDINGS.c.peer == DELIVERIES.c.peer, isouter=True)
             .where(
-                DELIVERIES.c.state == DeliveryState.PENDING,
+                DELIVERIES.c.state.in_(UNSETTLED),
                 DELIVERIES.c.next_try_at <= utc_text(now),
             )
             .order_by(DELIVERIES.c.updated_at, DELIVERIES.c.case_id)
         )
+        found, probed = [], set()
         with self._index.read() as connection:
-            return [DeliveryKey(*row) for row in connection.execute(query)]
+            for row in connection.execute(query):
+                if row.open_since is not None and not (row.is_spent or row.has_report):
+                    if row.probe_at > utc_text(now) or row.peer in probed:
+                        continue
+                    probed.add(row.peer)
+                found.append(DeliveryKey(row.case_id, row.revision, row.peer, row.attempt))
+        return found
 
-    def owed(self, key: DeliveryKey) -> tuple[dict[str, str], datetime] | None:
+    def owed(self, key: DeliveryKey) -> Owed | None:
         """Return what the peer has neither confirmed nor refused for good, and until when to try.
 
         Returns:
-            Paths by SOP Instance UID in the order of sending, and the time at which to give up;
             None when this attempt is over, or the delivery settled.
         """
         answered = sa.select(RECEIPTS.c.sop_instance_uid).where(
@@ -78,10 +121,10 @@ class DeliveryBook:
             RECEIPTS.c.outcome.in_((*ANSWERED, REFUSED)),
         )
         with self._index.read() as connection:
-            entry = connection.execute(sa.select(DELIVERIES).where(_is_delivery(key))).first()
+            entry = connection.execute(sa.select(DELIVERIES).where(is_delivery(key))).first()
             if entry is None or entry.attempt != key.attempt:
                 return None
-            if entry.state != DeliveryState.PENDING:
+            if entry.state not in UNSETTLED:
                 return None
             query = (
                 sa.select(RESULTS.c.sop_instance_uid, RESULTS.c.path)
@@ -94,7 +137,7 @@ class DeliveryBook:
                 .order_by(RESULTS.c.path)
             )
             owed = {row.sop_instance_uid: row.path for row in connection.execute(query)}
-        return owed, datetime.fromisoformat(entry.give_up_at)
+        return Owed(owed, datetime.fromisoformat(entry.give_up_at), DeliveryState(entry.state))
 
     def record_receipt(
         self,
@@ -113,6 +156,7 @@ class DeliveryBook:
             "sop_instance_uid": sop_instance_uid,
         }
         answer = {"status": status, "outcome": outcome, "reason": reason, "at": utc_text(now)}
+        answer |= {"commitment": "", "commitment_reason": ""}
         with self._index.begin() as connection:
             conditions = [RECEIPTS.c[name] == value for name, value in identity.items()]
             changed = connection.execute(RECEIPTS.update().where(*conditions).values(**answer))
@@ -135,18 +179,49 @@ class DeliveryBook:
         with self._index.read() as connection:
             return [row.reason for row in connection.execute(query)]
 
-    def put_off(self, key: DeliveryKey, reason: str, next_try_at: datetime, now: datetime) -> None:
-        """End an attempt that must be repeated, and say when and why."""
+    def put_off(
+        self,
+        key: DeliveryKey,
+        reason: str,
+        next_try_at: datetime,
+        now: datetime,
+        *,
+        state: DeliveryState | None = None,
+    ) -> None:
+        """End an attempt that must be repeated, and say when and why.
+
+        Args:
+            key: The attempt.
+            reason: Why, in a sentence.
+            next_try_at: When to try again.
+            now: The time, aware.
+            state: What is to be done then; None: the same.
+        """
+        changes: dict[str, Any] = {} if state is None else {"state": state}
         with self._index.begin() as connection:
             connection.execute(
                 DELIVERIES.update()
-                .where(_is_delivery(key), DELIVERIES.c.attempt == key.attempt)
+                .where(
+                    is_delivery(key),
+                    DELIVERIES.c.attempt == key.attempt,
+                    DELIVERIES.c.state.in_(UNSETTLED),
+                )
                 .values(
                     attempt=key.attempt + 1,
                     next_try_at=utc_text(next_try_at),
                     reason=reason,
                     updated_at=utc_text(now),
+                    **changes,
                 )
+            )
+
+    def begin_committing(self, key: DeliveryKey, now: datetime) -> None:
+        """Record that everything was sent, and that the peer is now asked to keep it."""
+        with self._index.begin() as connection:
+            connection.execute(
+                DELIVERIES.update()
+                .where(is_delivery(key), DELIVERIES.c.state == DeliveryState.PENDING)
+                .values(state=DeliveryState.COMMITTING, reason="", updated_at=utc_text(now))
             )
 
     def settle(self, key: DeliveryKey, state: DeliveryState, reason: str, now: datetime) -> None:
@@ -154,67 +229,54 @@ class DeliveryBook:
         with self._index.begin() as connection:
             connection.execute(
                 DELIVERIES.update()
-                .where(_is_delivery(key), DELIVERIES.c.state == DeliveryState.PENDING)
+                .where(is_delivery(key), DELIVERIES.c.state.in_(UNSETTLED))
                 .values(state=state, reason=reason, updated_at=utc_text(now))
             )
+            close_transactions(connection, key.case_id, key.revision, key.peer)
             row = case_row(connection, key.case_id)
             if row is None or row.revision != key.revision:
                 return
-            if CaseState(row.state) is not CaseState.DELIVERING:
-                return
-            entries = connection.execute(
-                sa.select(DELIVERIES).where(
-                    DELIVERIES.c.case_id == key.case_id,
-                    DELIVERIES.c.revision == key.revision,
-                )
-            ).all()
-            if any(entry.state == DeliveryState.PENDING for entry in entries):
-                return
-            unmet = [e for e in entries if e.state != DeliveryState.DELIVERED]
-            if unmet:
-                text = "; ".join(f"{e.peer}: {e.reason}" for e in unmet)
-                move_case(connection, row, CaseState.UNDELIVERED, text, now)
-            else:
-                move_case(connection, row, CaseState.DELIVERED, "", now)
-
-    def reopen(self, case_id: str, give_up: timedelta, now: datetime) -> None:
-        """Owe again what the newest revision of an undelivered case did not deliver.
-
-        Raises:
-            IllegalMoveError: The case is not undelivered.
-        """
-        with self._index.begin() as connection:
-            row = case_row(connection, case_id)
-            if row is None or CaseState(row.state) is not CaseState.UNDELIVERED:
-                raise IllegalMoveError(f"case {case_id} has no delivery to begin again")
-            connection.execute(
-                DELIVERIES.update()
-                .where(
-                    DELIVERIES.c.case_id == case_id,
-                    DELIVERIES.c.revision == row.revision,
-                    DELIVERIES.c.state != DeliveryState.DELIVERED,
-                )
-                .values(
-                    state=DeliveryState.PENDING,
-                    attempt=DELIVERIES.c.attempt + 1,
-                    next_try_at=utc_text(now),
-                    give_up_at=utc_text(now + give_up),
-                    updated_at=utc_text(now),
-                )
-            )
-            connection.execute(
-                RECEIPTS.delete().where(
-                    RECEIPTS.c.case_id == case_id,
-                    RECEIPTS.c.revision == row.revision,
-                    RECEIPTS.c.outcome == REFUSED,
-                )
-            )
-            move_case(connection, row, CaseState.DELIVERING, "retried by operator", now)
+            if CaseState(row.state) is CaseState.DELIVERING:
+                follow_deliveries(connection, row, now)
 
 
-def _is_delivery(key: DeliveryKey) -> sa.ColumnElement[bool]:
+def is_delivery(key: DeliveryKey) -> sa.ColumnElement[bool]:
+    """Return the condition that picks the row of a delivery, whatever its attempt."""
     return sa.and_(
         DELIVERIES.c.case_id == key.case_id,
         DELIVERIES.c.revision == key.revision,
         DELIVERIES.c.peer == key.peer,
     )
+
+
+def close_transactions(connection: sa.Connection, case_id: str, revision: int, peer: str) -> None:
+    """Wait for no report any more; one that comes all the same is still kept."""
+    connection.execute(
+        COMMITMENTS.update()
+        .where(
+            COMMITMENTS.c.case_id == case_id,
+            COMMITMENTS.c.revision == revision,
+            COMMITMENTS.c.peer == peer,
+        )
+        .values(state="closed")
+    )
+
+
+def follow_deliveries(connection: sa.Connection, row: sa.Row[Any], now: datetime) -> None:
+    """Move a case to where its deliveries are, once none of them goes on."""
+    entries = connection.execute(
+        sa.select(DELIVERIES)
+        .where(DELIVERIES.c.case_id == row.case_id, DELIVERIES.c.revision == row.revision)
+        .order_by(DELIVERIES.c.peer)
+    ).all()
+    if any(entry.state in UNSETTLED for entry in entries):
+        return
+    unmet = [e for e in entries if e.state == DeliveryState.UNDELIVERED]
+    given_up = [e for e in entries if e.state == DeliveryState.ABANDONED]
+    text = "; ".join(f"{e.peer}: {e.reason}" for e in (unmet or given_up))
+    if unmet:
+        move_case(connection, row, CaseState.UNDELIVERED, text, now)
+    elif len(given_up) == len(entries):
+        move_case(connection, row, CaseState.ABANDONED, text, now)
+    else:
+        move_case(connection, row, CaseState.DELIVERED, text, now)

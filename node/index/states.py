@@ -39,8 +39,10 @@ TRANSITIONS: dict[CaseState, frozenset[CaseState]] = {
     # new objects make a revision while the old result is still on its way
     CaseState.DELIVERING: _COLLECTING
     | {CaseState.DELIVERED, CaseState.UNDELIVERED, CaseState.ABANDONED},
-    CaseState.DELIVERED: _COLLECTING,
-    CaseState.UNDELIVERED: _COLLECTING | {CaseState.DELIVERING, CaseState.ABANDONED},
+    # an operator may owe a peer again what was given up for it
+    CaseState.DELIVERED: _COLLECTING | {CaseState.DELIVERING},
+    CaseState.UNDELIVERED: _COLLECTING
+    | {CaseState.DELIVERING, CaseState.DELIVERED, CaseState.ABANDONED},
     CaseState.REJECTED: _COLLECTING | {CaseState.ABANDONED},
     CaseState.FAILED: _COLLECTING | {CaseState.ABANDONED},
     CaseState.ABANDONED: _COLLECTING,
@@ -66,6 +68,12 @@ class DeliveryState(StrEnum):
     """Where one result set stands on its way to one peer."""
 
     PENDING = "pending"
+    COMMITTING = "committing"
+    """Everything was sent; the peer is still to say that it keeps it (storage commitment)."""
     DELIVERED = "delivered"
     UNDELIVERED = "undelivered"
     ABANDONED = "abandoned"
+
+
+UNSETTLED = (DeliveryState.PENDING, DeliveryState.COMMITTING)
+"""A delivery on which work goes on."""

@@ -1,0 +1,241 @@
+"""The gate in the node: our own faults stop a result set, those of the sources are told."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+
+from handlers.encode import Sources
+from handlers.values import Finding, Severity
+from node.case_job import case_job
+from node.config import Config, NodeSection, read_config
+from node.gate import GateError, Inherited, findings_of_sources, judge
+from node.phantom import PhantomOptions, PhantomStudy, make_study
+from node.process import gather, only_case
+from tests.encode_cases import EncodeCase, build_case, bytes_of, texts_of, written
+from tests.lint_faults import unchecked
+from tests.nodes import run_hilum, write_datasets
+
+SET, REG, MR = "RTSTRUCT.dcm", "REG_1.dcm", "MR_1/0003.dcm"
+
+
+def sources_of(case: EncodeCase) -> Sources:
+    """Return sources that a test may spoil."""
+    return copy.deepcopy(case.sources)
+
+
+def stored(objects: dict[str, Dataset], folder: Path) -> dict[str, Path]:
+    """Write a result set as the computing child does."""
+    paths = {}
+    for name, ds in objects.items():
+        paths[name] = folder / name
+        paths[name].parent.mkdir(parents=True, exist_ok=True)
+        with unchecked():
+            paths[name].write_bytes(bytes_of(ds))
+    return paths
+
+
+def judged(
+    sources: Sources, results: dict[str, Dataset], folder: Path, *tps: str
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Return the findings of the sources and of the results."""
+    before, inherited = findings_of_sources(sources, tps)  # type: ignore[arg-type]
+    assert isinstance(inherited, Inherited)
+    return before, judge(stored(results, folder), sources, tps, inherited)  # type: ignore[arg-type]
+
+
+def test_result_set_when_whole_passes_without_a_finding(tmp_path: Path) -> None:
+    """Issue 6, 4: what we make passes the gate, for every planning system that takes it."""
+    case = build_case()
+    before, after = judged(case.sources, written(case), tmp_path, "eclipse")
+    assert (before, after) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "told"),
+    [
+        (SET, lambda ds: setattr(ds, "StructureSetLabel", ""), "type1.empty"),
+        (MR, lambda ds: delattr(ds, "MRAcquisitionType"), "type2.missing"),
+        (REG, lambda ds: setattr(ds, "SeriesInstanceUID", "1.02.3"), "uid.illegal"),
+        (SET, lambda ds: setattr(ds, "ApprovalStatus", "APPROVED"), "gate.approved"),
+        (
+            SET,
+            lambda ds: setattr(
+                ds.ROIContourSequence[3].ContourSequence[0], "NumberOfContourPoints", 3
+            ),
+            "contour.count-wrong",
+        ),
+    ],
+)
+def test_result_when_we_spoil_it_stops_the_whole_set(
+    tmp_path: Path, name: str, spoil: Callable[[Dataset], None], told: str
+) -> None:
+    """Issue 6, 4: an error in what we made: nothing is sent, rule and object are named."""
+    case = build_case()
+    results = written(case)
+    with unchecked():
+        spoil(results[name])
+    with pytest.raises(GateError) as stopped:
+        judged(case.sources, results, tmp_path)
+    assert any(told in reason and name in reason for reason in stopped.value.reasons)
+
+
+def test_source_roi_when_faulty_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+    """Original ROIs go back as they came: their faults are one finding for each rule."""
+    case = build_case()
+    sources, results = sources_of(case), written(case)
+    with unchecked():
+        for ds in (sources.structure_set, results[SET]):
+            for contour in ds.ROIContourSequence[0].ContourSequence:
+                contour.ContourData = contour.ContourData[:6]
+                contour.NumberOfContourPoints = 2
+            ds.StructureSetROISequence[1].ROIName = "x" * 70
+    before, after = judged(sources, results, tmp_path, "eclipse")
+    codes = {finding.code: finding for finding in before}
+    assert {"gate.contour.too-few-points", "gate.value.too-long"} <= codes.keys()
+    assert "gate.eclipse.name-length" in codes
+    assert len(codes) == len(before)
+    few = codes["gate.contour.too-few-points"]
+    assert few.severity is Severity.WARNING
+    assert few.numbers["count"] == len(sources.structure_set.ROIContourSequence[0].ContourSequence)
+    assert after == ()
+
+
+def test_source_attribute_when_faulty_is_inherited_and_stops_nothing(tmp_path: Path) -> None:
+    """A study UID or a study ID that is wrong at the source is not ours to mend."""
+    case = build_case()
+    sources, results = sources_of(case), written(case)
+    with unchecked():
+        for ds in (*sources.ct, sources.structure_set, *results.values()):
+            ds.StudyInstanceUID = "1.2.0826.1"
+            ds.StudyID = "seventeen letters"
+    _, after = judged(sources, results, tmp_path)
+    assert {finding.code for finding in after} == {"gate.uid.illegal", "gate.value.too-long"}
+    assert all("copied from the sources" in finding.text for finding in after)
+    with unchecked():
+        results[REG].SeriesInstanceUID = "1.2.0826.2"
+    with pytest.raises(GateError):
+        judged(sources, results, tmp_path)
+
+
+def test_findings_when_made_hold_no_value(tmp_path: Path) -> None:
+    """Invariant 6: findings stand in the log, in the report and on the screen."""
+    case = build_case()
+    sources, results = sources_of(case), written(case)
+    with unchecked():
+        for ds in (*sources.ct, sources.structure_set, *results.values()):
+            ds.PatientID = "GEHEIM" * 12
+            ds.PatientBirthDate = "GEHEIM"
+    before, after = judged(sources, results, tmp_path, "raystation", "eclipse")
+    assert after
+    assert "GEHEIM" not in " ".join(finding.text for finding in (*before, *after))
+
+
+CONFIGURATION = """
+[[peer]]
+name = "one"
+ae_title = "ONE"
+host = "127.0.0.1"
+port = 11113
+roles = ["receive"]
+tps = "raystation"
+[[peer]]
+name = "two"
+ae_title = "TWO"
+host = "127.0.0.1"
+port = 11114
+roles = ["receive"]
+tps = "pinnacle"
+[[peer]]
+name = "three"
+ae_title = "THREE"
+host = "127.0.0.1"
+port = 11115
+roles = ["receive"]
+tps = "monaco"
+[[protocol]]
+name = "liver"
+targets = ["GTVn*", "GTV*"]
+destinations = ["two", "one"]
+"""
+
+
+@pytest.fixture(scope="module")
+def study() -> PhantomStudy:
+    return make_study(PhantomOptions(seed=5, size="tiny"))
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "hilum.toml"
+    path.write_text(CONFIGURATION, encoding="utf-8")
+    return path
+
+
+def case_files(study: PhantomStudy, folder: Path, spoil: Callable[[Dataset], None]) -> Path:
+    """Write a case whose structure set is spoiled."""
+    structure_set = copy.deepcopy(study.structure_set)
+    with unchecked():
+        spoil(structure_set)
+        write_datasets(study.ct, folder / "ct")
+        write_datasets([structure_set], folder / "rs")
+        for contrast, series in study.mr.items():
+            write_datasets(series, folder / contrast)
+    return folder
+
+
+def test_job_when_made_names_the_planning_systems_of_its_destinations(
+    study: PhantomStudy, tmp_path: Path, config_file: Path
+) -> None:
+    """Issue 6, 4: results are judged by the rules of those who get them, and of nobody else."""
+    config: Config = read_config(config_file)
+    proposal = only_case(
+        gather([case_files(study, tmp_path / "case", lambda _: None)]), config.protocol
+    )
+    made = [
+        case_job(
+            proposal,
+            config.protocol[0],
+            NodeSection(),
+            second_opinion=None,
+            root="/",
+            created=proposal.instances[0].received_at,
+            peers=peers,
+        )
+        for peers in (config.peer, ())
+    ]
+    assert made[0].settings.tps == ("pinnacle", "raystation")
+    assert made[1].settings.tps == ()
+    assert made[0].uid_seed != made[1].uid_seed
+
+
+def test_case_when_computed_tells_what_its_receivers_dislike(
+    study: PhantomStudy, tmp_path: Path, config_file: Path
+) -> None:
+    """Issue 6, 4: findings in metrics and report; the result set is whole and judged clean."""
+
+    def spoil(ds: Dataset) -> None:
+        ds.RTROIObservationsSequence[1].RTROIInterpretedType = ""
+        ds.StructureSetROISequence[1].ROIName = "y" * 70
+
+    case, out = case_files(study, tmp_path / "case", spoil), tmp_path / "out"
+    done = run_hilum("process", str(case), "--out", str(out), "--config", str(config_file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    codes = [f["code"] for f in metrics["findings"] if f["code"].startswith("gate.")]
+    assert {
+        "gate.raystation.type-empty",
+        "gate.value.too-long",
+        "gate.pinnacle.registration-lost",
+    } <= set(codes)
+    assert len(codes) == len(set(codes))
+    assert metrics["case"]["settings"]["tps"] == ["pinnacle", "raystation"]
+    assert "raystation.type-empty" in " ".join(texts_of(dcmread(out / "SR.dcm")))
+    # what is ours is clean; the drawn ROI's name is as it came
+    lint = run_hilum("lint", str(case / "ct"), str(out), "--json")
+    problems = json.loads(lint.stdout)["problems"]
+    errors = {(p["rule"], p["place"]) for p in problems if p["level"] == "error"}
+    assert errors == {("value.too-long", "(3006,0020)[2].(3006,0026) ROIName")}
