@@ -80,6 +80,7 @@ class Told:
         is_answered: The peer answered.
         is_given_up: It will not be asked again by itself.
         count: How many instances the peer has; None: it was asked for priors, or cannot tell.
+        held: How many were here when the question was put.
         reason: Why there is no answer, in words.
         notes: What is to be told of the answer.
         coming: How many series are still being fetched.
@@ -90,6 +91,7 @@ class Told:
     is_answered: bool
     is_given_up: bool = False
     count: int | None = None
+    held: int = 0
     reason: str = ""
     notes: tuple[str, ...] = ()
     coming: int = 0
@@ -102,7 +104,8 @@ class Elsewhere:
 
     Attributes:
         told: By kind, peer and subject of the question.
-        prior_series: Series that were fetched as priors: they start no case of their own.
+        prior_series: Series that are here only because they were fetched as priors: they start no
+            case of their own.
     """
 
     told: Mapping[tuple[str, str, str], Told] = field(default_factory=dict)
@@ -233,9 +236,7 @@ def _count(
 ) -> Standing:
     """Ask how many instances a series has, and compare."""
     told = elsewhere.told.get(("count", rule.peer, series.uid))
-    is_current = told is not None and told.asked_at is not None
-    if told is not None and told.asked_at is not None and told.asked_at < series.changed_at:
-        is_current = False
+    is_current = told is not None and _is_current(told, series)
     if told is not None and is_current and told.is_answered:
         return _compared(series, rule, told)
     question = Question(
@@ -251,6 +252,18 @@ def _count(
     what = f"how many images {series.name} has"
     due_at = series.changed_at + timedelta(seconds=series.quiet_s)
     return _unanswered(question, told if is_current else None, what, due_at, now, series.is_moving)
+
+
+def _is_current(told: Told, series: HeldSeries) -> bool:
+    """Tell whether nothing of a series came since it was asked about.
+
+    An image that came again with other content is nothing more: some archives stamp the time into
+    whatever they send, and would be asked, and send, without end.
+    """
+    if told.asked_at is None:
+        return False
+    is_as_many = told.is_answered and told.held == series.count > 0
+    return told.asked_at >= series.changed_at or is_as_many
 
 
 def _compared(series: HeldSeries, rule: FetchRule, told: Told) -> Standing:

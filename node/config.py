@@ -80,6 +80,9 @@ Host = Annotated[str, Field(min_length=1)]
 File = Annotated[Path, Strict(strict=False)]
 
 
+Rate = Annotated[float, Field(ge=0.01, le=1e7, allow_inf_nan=False)]
+"""In 10^6 bits per second. Below 10 kbit/s an object of a result set takes longer than a day."""
+
 Tps = Literal["eclipse", "raystation", "monaco", "pinnacle"]
 
 
@@ -168,7 +171,7 @@ class Peer(Section):
     roles: Annotated[tuple[Annotated[Role, Strict(strict=False)], ...], Strict(strict=False)]
     quiet_s: NotNegative | None = None
     tps: Tps | None = None
-    max_mbit_per_s: Positive | None = None
+    max_mbit_per_s: Rate | None = None
     tls: bool = False
     certificate: Annotated[str, Field(min_length=1)] | None = None
     username: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
@@ -185,6 +188,10 @@ class Peer(Section):
         is_any = self.ae_title == ANY_AE_TITLE
         if Role.QUERY in self.roles and self.port is None and not is_any:
             problems.append("port is missing: a peer that is asked needs one")
+        if Role.COMMIT in self.roles and Role.RECEIVE not in self.roles:
+            problems.append(
+                "role commit without receive: only a peer that is sent results can commit"
+            )
         if self.ae_title == ANY_AE_TITLE and (
             not is_loopback(self.host) or self.roles != (Role.SEND,)
         ):

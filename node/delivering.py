@@ -105,7 +105,10 @@ class Delivering:
         left = self._deliveries.owed(key)
         if left is None:
             return
-        if left.state is DeliveryState.COMMITTING:
+        if self._lines.is_closed and left.paths:
+            now = self._clock()
+            self._deliveries.put_off(key, "the node stopped", now, now)
+        elif left.state is DeliveryState.COMMITTING:
             reason = reason or "more is to be said about its storage commitment"
             self.put_off(key, reason, state=DeliveryState.COMMITTING)
         elif not left.paths:
@@ -128,8 +131,9 @@ class Delivering:
         LOGGER.warning("delivery.put_off", extra=fields)
 
     def settle(self, key: DeliveryKey, state: DeliveryState, reason: str) -> None:
-        """End a delivery."""
-        self._deliveries.settle(key, state, reason, self._clock())
+        """End a delivery, unless an operator has directed it otherwise meanwhile."""
+        if not self._deliveries.settle(key, state, reason, self._clock()):
+            return
         LOGGER.info(
             "delivery.finished",
             extra={
@@ -189,8 +193,6 @@ class Delivering:
         Raises:
             DeliveryError: No association came about.
         """
-        # who is to commit is called again at once: no association may stand in the way
-        line = None if Role.COMMIT in peer.roles else self._lines.to(peer)
         answers = send_instances(
             peer,
             self._config.node.ae_title,
@@ -198,7 +200,7 @@ class Delivering:
             timeout_s=self._config.node.network_timeout_s,
             on_result=lambda answer: self._record(key, answer),
             tls=self._config.tls,
-            line=line,
+            line=self._lines.to(peer),
         )
         reason = next((a.reason for a in answers if a.outcome in _UNANSWERED), "")
         if all(a.outcome in _UNANSWERED for a in answers):
@@ -209,10 +211,14 @@ class Delivering:
 
     def _all_answered(self, key: DeliveryKey) -> None:
         refusals = [*self._deliveries.refusals(key), *self._committing.refusals(key)]
+        if not refusals and (left_out := self._deliveries.only_left_out(key)):
+            refusals = ["it takes none of the objects: " + "; ".join(left_out)]
         state = DeliveryState.UNDELIVERED if refusals else DeliveryState.DELIVERED
         self.settle(key, state, "; ".join(refusals))
 
     def _count_failure(self, peer: Peer, reason: str) -> None:
+        if self._lines.is_closed:
+            return  # a stop is not the peer's fault
         node = self._config.node
         is_opened = self._standings.came_to_nothing(
             peer.name,

@@ -198,9 +198,6 @@ def check_peer_table(config: Config) -> tuple[Check, ...]:
 def _peer_faults(peer: Peer, config: Config) -> Iterator[tuple[CheckStatus, str, str]]:
     node = config.node
     ports = {node.port, config.tls.port if config.tls else node.port}
-    for role in (Role.QUERY, Role.COMMIT):
-        if role in peer.roles and peer.port is None:
-            yield CheckStatus.FAIL, f"has the role {role} and no port", "add its port"
     is_here = peer.host == node.host or (
         is_loopback(peer.host) and (is_loopback(node.host) or _is_any_address(node.host))
     )

@@ -5,7 +5,10 @@ themselves; here every status is ours. The association's own thread serves, on e
 Read PS3.7 section 9.1 first.
 """
 
+import queue
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -30,6 +33,12 @@ MEDIUM_PRIORITY = 0
 
 LOOK_EVERY_S = 0.02
 """How often the plain transport is asked whether something came."""
+
+LOOK_FOR_END_S = 0.25
+"""How often a wait for an answer looks whether the association, or the node, has ended."""
+
+MOST_CROSSING = 4
+"""Requests that may come while an answer is awaited; who keeps to PS3.7 sends one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +161,7 @@ class Exchange:
         request.AffectedSOPInstanceUID = sop_instance_uid
         request.DataSet = BytesIO(content)
         self.assoc.dimse.send_msg(request, context_id)
-        _, answer = self.assoc.dimse.get_msg(block=True)
+        answer = next_answer(self.assoc)
         if isinstance(answer, C_STORE) and answer.is_valid_response:
             return answer.Status
         if self.is_open:
@@ -166,6 +175,40 @@ def encoded(ds: Dataset, syntax: UID) -> bytes:
     if content is None:
         raise ValueError("a data set of ours cannot be encoded")
     return content
+
+
+def next_answer(assoc: Any, is_stopping: Callable[[], bool] = lambda: False) -> Any:
+    """Wait for the answer on an association that nobody else reads; None: none came in time.
+
+    What the peer asks meanwhile (its next object may cross with our report) is served afterwards.
+
+    Args:
+        assoc: The association.
+        is_stopping: Ends the wait, but on an association of the fast transport: that is aborted.
+    """
+    asked: list[tuple[int, Any]] = []
+    try:
+        while len(asked) <= MOST_CROSSING:
+            context_id, message = _next_message(assoc, is_stopping)
+            if not getattr(message, "is_valid_request", False):
+                return message
+            asked.append((context_id, message))
+        return None
+    finally:
+        for one in asked:
+            assoc.dimse.msg_queue.put(one)
+
+
+def _next_message(assoc: Any, is_stopping: Callable[[], bool]) -> tuple[int, Any]:
+    if hasattr(assoc, "wait_for_message"):
+        context_id, message = assoc.dimse.get_msg(block=True)
+        return context_id or 0, message
+    end_s = time.monotonic() + (assoc.dimse_timeout or float("inf"))
+    while assoc.is_established and time.monotonic() < end_s and not is_stopping():
+        with suppress(queue.Empty):
+            context_id, message = assoc.dimse.msg_queue.get(timeout=LOOK_FOR_END_S)
+            return context_id or 0, message
+    return 0, None
 
 
 def is_quiet(assoc: Association, for_s: float) -> bool:

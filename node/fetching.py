@@ -34,8 +34,8 @@ LOGGER = logging.getLogger(__name__)
 POLL_S = 1.0
 """How often a thread looks whether something is due."""
 
-STOP_GRACE_S = 10.0
-"""How long `stop` waits for exchanges to be broken off."""
+STOP_GRACE_S = 3.0
+"""How long `stop` waits for exchanges to be broken off, which takes half a second."""
 
 TROUBLE_PAUSE_S = 10.0
 """How long a thread rests after trouble of ours, such as a full disk."""

@@ -7,20 +7,25 @@ back as they came), and is told.
 """
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pydicom
 from pydicom import Dataset
+from pydicom.datadict import dictionary_has_tag, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from handlers.encode import Sources
 from handlers.errors import HandlerError
 from handlers.lint import Level, Place, PlanningSystem, Problem, Subject, lint
-from handlers.lint.reading import element, items, items_of, tag_of, text, texts, whole
+from handlers.lint.reading import element, items_of, tag_of, text, texts, vr_of, whole
 from handlers.values import Finding, Severity
+
+if TYPE_CHECKING:
+    from handlers.encode import Sources  # importing it would double the time of `hilum lint`
 
 LEFT_IN_FILE_BYTES = 65536
 """Values longer than this are read later, and pixels never: no rule asks for them."""
@@ -41,6 +46,13 @@ _ROI_ITEMS: Mapping[int, str] = {
     tag_of("RTROIObservationsSequence"): "ReferencedROINumber",
 }
 """The sequences of a structure set whose items go over from the source, and what numbers them."""
+
+
+_OF_SEVERAL_ROIS = frozenset({"roi.number-not-unique"})
+"""Rules that compare ROIs: an old one may break them by what a new one is called."""
+
+_COPIED_TO_NEW = frozenset(map(tag_of, ("RTROIInterpretedType", "RTROIIdentificationCodeSequence")))
+"""What the observation of a refined target takes over from the ROI that it was drawn as."""
 
 
 class GateError(HandlerError):
@@ -107,38 +119,58 @@ def _is_cut(ds: Dataset, file_bytes: int) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
 class Inherited:
     """What the sources of a result set already get wrong, and which values came from them.
 
-    Attributes:
-        faults: Rule and tags of each problem of the sources: what is copied has it at these, too.
-        sources: What the result set is made from.
-        rois: ROI Numbers of the source structure set.
+    Items of ROIs go over byte for byte: whatever is wrong with one came with it. What else is
+    copied has its fault at the same tags as a source; all of the sources are judged for that only
+    when the first of each series does not have it, too.
     """
 
-    faults: frozenset[tuple[str, tuple[int, ...]]]
-    sources: Sources
-    rois: frozenset[int]
+    def __init__(self, sources: "Sources", told: Iterable[Problem]) -> None:
+        """Remember sources, and what is known already of their faults."""
+        self._sources = sources
+        self._told = frozenset((p.rule.id, p.place.tags) for p in told)
+        self._numbers = {
+            tag: frozenset(whole(item, keyword) for item in items_of(sources.structure_set, tag))
+            for tag, keyword in _ROI_ITEMS.items()
+        }
+
+    @cached_property
+    def _everywhere(self) -> frozenset[tuple[str, tuple[int, ...]]]:
+        """Return rule and tags of each problem of any source."""
+        each = [Subject("source", ds) for ds in _every(self._sources)]
+        return frozenset((p.rule.id, p.place.tags) for p in lint(each).problems)
+
+    @cached_property
+    def _uids(self) -> frozenset[str]:
+        return frozenset(uid for ds in _every(self._sources) for uid in _uids(ds))
 
     def has(self, problem: Problem, ds: Dataset) -> bool:
         """Return whether a problem of a result came with its sources."""
-        if problem.rule.id == "uid.illegal" and _uid_at(ds, problem.place) <= _uids_of(
-            self.sources
-        ):
+        if problem.rule.id == "uid.illegal" and _uid_at(ds, problem.place) <= self._uids:
             return True
-        if (problem.rule.id, problem.place.tags) not in self.faults:
-            return False
-        return not is_of_roi(problem) or self._is_of_source_roi(problem, ds)
+        if is_of_roi(problem):
+            if problem.rule.id in _OF_SEVERAL_ROIS:
+                return self.is_told(problem)
+            is_copied = len(problem.place.tags) > 1 and problem.place.tags[1] in _COPIED_TO_NEW
+            return self._is_of_source_roi(problem, ds) or (is_copied and self.is_told(problem))
+        if self.is_told(problem):
+            return True
+        is_error = problem.rule.level is Level.ERROR  # a warning stops nothing: worth no search
+        return is_error and (problem.rule.id, problem.place.tags) in self._everywhere
+
+    def is_told(self, problem: Problem) -> bool:
+        """Return whether the findings of the sources tell this one."""
+        return (problem.rule.id, problem.place.tags) in self._told
 
     def _is_of_source_roi(self, problem: Problem, ds: Dataset) -> bool:
         tag, number = problem.place.steps[0]
+        if number is None:
+            return self.is_told(problem)
         sequence = items_of(ds, tag)
-        return (
-            number is not None
-            and number <= len(sequence)
-            and whole(sequence[number - 1], _ROI_ITEMS[tag]) in self.rois
-        )
+        is_there = number <= len(sequence)
+        return is_there and whole(sequence[number - 1], _ROI_ITEMS[tag]) in self._numbers[tag]
 
 
 def is_of_roi(problem: Problem) -> bool:
@@ -147,7 +179,7 @@ def is_of_roi(problem: Problem) -> bool:
 
 
 def findings_of_sources(
-    sources: Sources, tps: Collection[PlanningSystem]
+    sources: "Sources", tps: Collection[PlanningSystem]
 ) -> tuple[tuple[Finding, ...], Inherited]:
     """Judge what goes back as it came, before the report is written.
 
@@ -166,19 +198,13 @@ def findings_of_sources(
     everything = [*slices, source, *others]
     drawn = lint(everything, tps, only=[source]).problems
     alone = lint(everything, tps, only=[*slices[:1], *others]).problems
-    faults = frozenset((p.rule.id, p.place.tags) for p in (*drawn, *alone))
-    rois = frozenset(
-        number
-        for item in items(sources.structure_set, "StructureSetROISequence")
-        if (number := whole(item, "ROINumber")) is not None
-    )
     told = _findings(filter(is_of_roi, drawn), "of the structure set as it came")
-    return told, Inherited(faults, sources, rois)
+    return told, Inherited(sources, (*drawn, *alone))
 
 
 def judge(
     results: Mapping[str, Path],
-    sources: Sources,
+    sources: "Sources",
     tps: Collection[PlanningSystem],
     inherited: Inherited,
 ) -> tuple[Finding, ...]:
@@ -204,7 +230,7 @@ def judge(
     for problem in problems:
         if not inherited.has(problem, by_name[problem.name].ds):
             own.append(problem)
-        elif not is_of_roi(problem):
+        elif not is_of_roi(problem) or not inherited.is_told(problem):
             copied.append(problem)
     errors = [p for p in own if p.rule.level is Level.ERROR]
     approved = [s.name for s in ours if text(s.ds, "ApprovalStatus") not in ("", "UNAPPROVED")]
@@ -215,7 +241,7 @@ def judge(
     return (*_findings(own, "of a result"), *_findings(copied, "copied from the sources"))
 
 
-def _slices(sources: Sources) -> list[Subject]:
+def _slices(sources: "Sources") -> list[Subject]:
     return [Subject("CT", ds) for ds in sources.ct]
 
 
@@ -248,23 +274,25 @@ def _told(problems: Sequence[Problem]) -> str:
     )
 
 
-def _uids_of(sources: Sources) -> set[str]:
-    series = (*sources.mr.values(), *sources.other_ct.values())
-    moved = (ds for each in series for ds in each)
-    return {uid for ds in (*sources.ct, sources.structure_set, *moved) for uid in _uids(ds)}
+def _every(sources: "Sources") -> Iterator[Dataset]:
+    moved = (*sources.mr.values(), *sources.other_ct.values())
+    return chain(sources.ct, [sources.structure_set], *moved)
 
 
-def _uids(ds: Dataset) -> Iterable[str]:
+def _uids(ds: Dataset) -> Iterator[str]:
     for tag in list(ds.keys()):
-        if ds[tag].VR == "SQ":
-            for item in ds[tag].value or ():
+        found = element(ds, tag)
+        if found is None:
+            continue
+        if vr_of(found) == "SQ":
+            for item in items_of(ds, tag):
                 yield from _uids(item)
-        elif ds[tag].VR == "UI":
-            yield from texts(ds, ds[tag].keyword) if ds[tag].keyword else ()
+        elif vr_of(found) == "UI" and dictionary_has_tag(tag):
+            yield from texts(ds, keyword_for_tag(tag))
 
 
 def _uid_at(ds: Dataset, place: Place) -> set[str]:
     item = ds
     for tag, number in place.steps[:-1]:
         item = items_of(item, tag)[(number or 1) - 1]
-    return set(texts(item, pydicom.datadict.keyword_for_tag(place.steps[-1][0])))
+    return set(texts(item, keyword_for_tag(place.steps[-1][0])))

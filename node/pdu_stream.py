@@ -154,9 +154,11 @@ class PduStream:
 
     def send(self, content: bytes) -> None:
         """Send; raises as `next_pdu` where the peer takes nothing or is gone."""
-        self._limit_wait()
+        view = memoryview(content)
         try:
-            self.line.sendall(content)
+            while len(view):  # `sendall` would count the time of all, however well it goes
+                self._limit_wait()
+                view = view[self.line.send(view) :]
         except TimeoutError:
             raise
         except OSError as error:

@@ -12,10 +12,14 @@ from contextlib import contextmanager
 
 from pydicom.uid import UID
 
-from node.config import Peer, TlsSection
+from node.config import Peer, Role, TlsSection
+from node.errors import DeliveryError
 from node.negotiation import request
 from node.pace import Pace
 from node.requesting import RequestedAssociation
+
+ENDING_GRACE_S = 1.0
+"""How long a line that ends waits for its present user: most objects are through by then."""
 
 IDLE_S = 5.0
 """How long an association is kept without use: peers end idle ones after half a minute or more."""
@@ -52,6 +56,7 @@ class PeerLine:
         self._assoc: RequestedAssociation | None = None
         self._timer: threading.Timer | None = None
         self._is_closed = False
+        self._is_cut = False
 
     @contextmanager
     def held(self) -> Iterator["PeerLine"]:
@@ -82,7 +87,10 @@ class PeerLine:
         if kept is not None and kept.proposed.issuperset(needed) and kept.is_alive():
             return kept
         self._release()
-        self._assoc = request(self.peer, self._calling_ae, needed, timeout_s, self._tls)
+        if not self._is_cut:
+            self._assoc = request(self.peer, self._calling_ae, needed, timeout_s, self._tls)
+        if self._assoc is None or self._is_cut:
+            raise DeliveryError("this node stops", hint="try again later", is_retryable=True)
         return self._assoc
 
     def abort(self) -> None:
@@ -91,12 +99,32 @@ class PeerLine:
         if assoc is not None:
             assoc.abort()
 
+    def cut(self) -> None:
+        """End what is under way at once, whoever holds the line, and call the peer no more."""
+        self._is_cut = True
+        assoc = self._assoc
+        if assoc is not None:
+            assoc.cut()
+
     def close(self) -> None:
         """Release what is kept, after its present user, and keep nothing from now on."""
         self._is_closed = True
         with self._lock:
             self._stop_timer()
             self._release()
+
+    def end(self) -> None:
+        """Call the peer no more: release what is kept, cut what somebody is using."""
+        self._is_closed = True
+        if not self._lock.acquire(timeout=ENDING_GRACE_S):
+            self.cut()
+            self._lock.acquire()
+        try:
+            self._is_cut = True
+            self._stop_timer()
+            self._release()
+        finally:
+            self._lock.release()
 
     def _keep(self) -> None:
         assoc = self._assoc
@@ -132,7 +160,11 @@ class PeerLines:
     Args:
         calling_ae: Our AE title.
         tls: Our certificate, for peers that are called over TLS.
-        idle_s: See `PeerLine`.
+        idle_s: See `PeerLine`. Of a peer that is asked to commit nothing is kept: it is called
+            again at once for that, and may allow one association only.
+
+    Attributes:
+        is_closed: Whether nobody is called any more.
     """
 
     def __init__(
@@ -141,6 +173,7 @@ class PeerLines:
         self._calling_ae = calling_ae
         self._tls = tls
         self._idle_s = idle_s
+        self.is_closed = False
         self._lock = threading.Lock()
         self._lines: dict[str, PeerLine] = {}
 
@@ -148,14 +181,17 @@ class PeerLines:
         """Return the one line to a peer."""
         with self._lock:
             if peer.name not in self._lines:
-                self._lines[peer.name] = PeerLine(
-                    peer, self._calling_ae, tls=self._tls, idle_s=self._idle_s
-                )
+                idle_s = 0.0 if Role.COMMIT in peer.roles else self._idle_s
+                line = PeerLine(peer, self._calling_ae, tls=self._tls, idle_s=idle_s)
+                if self.is_closed:
+                    line.cut()
+                self._lines[peer.name] = line
             return self._lines[peer.name]
 
     def close(self) -> None:
-        """Release every association that is kept."""
+        """Call nobody any more; who is sending is interrupted."""
         with self._lock:
+            self.is_closed = True
             lines = list(self._lines.values())
         for line in lines:
-            line.close()
+            line.end()

@@ -292,6 +292,10 @@ class RequestedAssociation:
                 self._send_release(RELEASE_RP)  # both ends at once (PS3.8 7.2.2.7)
         self._close()
 
+    def cut(self) -> None:
+        """Cut the connection, whatever the thread that uses it waits for; any thread may ask."""
+        self._stream.cut()
+
     def abort(self) -> None:
         """Abort it if it still stands; return within the grace time."""
         if self.is_open:

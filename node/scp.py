@@ -392,6 +392,7 @@ class StoreScp:
             Association._serve_request(assoc, message, context_id)
             return
         exchange = Exchange(assoc, session.peer, message, context)
+        assoc.dimse.cancel_req = {}  # one that came too late names an ID that may be used again
         assoc._is_paused = True  # what we send over it waits for that
         try:
             serve(exchange)

@@ -105,8 +105,8 @@ class Node:
         self._fetching.stop()
         self._scp.stop()
         self._schedule.stop()
+        self._lines.close()  # a slow peer, or a limited rate, would hold up the stop for hours
         self._workflow.stop()
-        self._lines.close()
         self.index.close()
         self._lock.close()
         LOGGER.info("node.stopped")

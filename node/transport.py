@@ -163,7 +163,8 @@ class AcceptedAssociation(Association):
         self.dul = UpperLayer(self, self._stream)
         self.dimse = Messages(self)
         self._handlers = dict(server.handlers)
-        self._has_spoken = self._is_version_known = self._is_serving = False
+        self._has_spoken = self._is_version_known = False
+        self._is_serving = self._is_awaiting = False
         self._sink: ObjectSink | None = None
         self._store_request: Command | None = None
         self._context_id = 0
@@ -259,7 +260,9 @@ class AcceptedAssociation(Association):
     def wait_for_message(self) -> None:
         """Take what comes until a message is there or the association ends."""
         self._stream.set_deadline(self.dimse_timeout)
+        self._is_awaiting = True
         self._take_while(self.dimse.msg_queue.empty)
+        self._is_awaiting = False
         if not self._kill:
             self._stream.set_deadline(None)
 
@@ -423,7 +426,7 @@ class AcceptedAssociation(Association):
             status = evt.trigger(self, evt.EVT_C_ECHO, attributes)
             self._stream.send(response_pdu(command, context_id, int(status or 0)))
         elif command.is_store:
-            if self._is_serving:
+            if self._is_serving and not self._is_awaiting:
                 raise ProtocolError(UNEXPECTED_PDU, "an object comes before a request is answered")
             if not self._stream.is_ready_for_data:
                 self._stream.expect_data()

@@ -42,6 +42,9 @@ MOST_STARTS = 50
 RESULTS_FOLDER = "results"
 WORK_FOLDER = "work"
 
+_ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+"""States of a workflow that DBOS does not take up again."""
+
 OUTLAST_PAUSE_S = 5.0
 """Pause after the index could not record how an attempt ended."""
 
@@ -157,9 +160,18 @@ class Workflow:
     def _enqueue(
         self, workflow_id: str, queue: str, function: Callable[..., Any], *arguments: Any
     ) -> None:
+        """Begin a workflow, once in this process.
+
+        What is due although its workflow has ended was broken off by an exception: a stop, or a
+        full disk, before the index could be told. It begins anew under another name.
+        """
         if workflow_id in self._started:
             return
-        with SetWorkflowID(workflow_id):
+        name, broken_off = workflow_id, 0
+        while (found := DBOS.get_workflow_status(name)) and found.status in _ENDED:
+            broken_off += 1
+            name = f"{workflow_id}.{broken_off}"
+        with SetWorkflowID(name):
             DBOS.enqueue_workflow(queue, function, *arguments)
         self._started.add(workflow_id)
 
@@ -276,7 +288,7 @@ def _delivery_queue(peer: str) -> str:
 def _outlast(attempt: Callable[[], None], stopping: threading.Event) -> None:
     """Repeat an attempt whose end could not be recorded, until it can be or the node stops.
 
-    An exception that left the workflow would end the work for good.
+    An exception that leaves the workflow ends it for DBOS; the next launch begins it anew.
     """
     while True:
         try:

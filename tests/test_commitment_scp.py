@@ -1,6 +1,7 @@
 """Storage commitment that senders ask of us, over sockets, on both transports (issue 6, 6)."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -119,6 +120,44 @@ def test_what_was_sent_is_committed_over_the_same_association(
         ]
         assert "FailedSOPSequence" not in report
         store(assoc, ct(3))  # the association goes on
+
+
+@BOTH
+def test_object_that_crosses_with_a_report_is_taken(transport: Transport, tmp_path: Path) -> None:
+    """A scanner may send its next image before it has answered a report (PS3.7 7.5.2)."""
+    sender = Sender()
+    stored = threading.Event()
+
+    def take(event: Any) -> tuple[int, None]:
+        assert stored.wait(LONG_S)
+        return sender.take(event)
+
+    with (
+        answering(tmp_path, transport, sender.peers(is_reachable=False)) as node,
+        asking(
+            node, *CLASSES, calling_ae="SCANNER", handlers=((evt.EVT_N_EVENT_REPORT, take),)
+        ) as assoc,
+    ):
+        begun = threading.Event()
+        assoc.bind(evt.EVT_DIMSE_RECV, lambda event: _note_report(event, begun))
+        store(assoc, ct(1))
+        assert ask(assoc, wanted(named(ct(1)))) == 0
+        assert begun.wait(LONG_S), "the report is under way, and its answer is not"
+        if transport == "fast":
+            store(assoc, ct(2))
+            stored.set()
+        else:  # taken when the report is answered
+            threading.Timer(0.5, stored.set).start()
+            store(assoc, ct(2))
+        assert sender.wait()[0] == 1
+        store(assoc, ct(3))
+        promises = PromiseBook(node.index)
+        wait_for(lambda: not promises.owed_to("scanner"), timeout_s=LONG_S, what="the answer")
+
+
+def _note_report(event: Any, begun: threading.Event) -> None:
+    if type(event.message).__name__ == "N_EVENT_REPORT_RQ":
+        begun.set()
 
 
 @BOTH
@@ -417,3 +456,34 @@ def test_listener_without_the_reversed_role_is_told_in_the_log(
             assert "Storage Commitment" in reasons()[0]
     finally:
         server.shutdown()
+
+
+def test_node_that_stops_waits_for_no_silent_taker_of_reports(tmp_path: Path) -> None:
+    """A stop takes seconds; the report stays owed."""
+    sender = Sender()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def take(event: Any) -> tuple[int, None]:
+        begun.set()
+        go_on.wait(60)
+        return sender.take(event)
+
+    ae = AE("SCANNER")
+    ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
+    handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, take)]
+    server = ae.start_server(("127.0.0.1", sender.port), block=False, evt_handlers=handlers)
+    try:
+        with answering(tmp_path, "fast", sender.peers()) as node:
+            with asking(node, *CLASSES, calling_ae="SCANNER") as assoc:
+                assert ask(assoc, wanted(named(ct(1)))) == 0
+            assert begun.wait(LONG_S)
+            start_s = time.monotonic()
+            node.answering.stop()
+            node.scp.stop()
+            took_s = time.monotonic() - start_s
+            go_on.set()
+            assert len(PromiseBook(node.index).owed_to("scanner")) == 1
+    finally:
+        go_on.set()
+        server.shutdown()
+    assert took_s < 2.5, "the thread ended, and was not left behind"

@@ -21,7 +21,7 @@ from node.scp import StoreScp
 from node.storage import ObjectStore
 from tests.committing_peer import Behavior, CommittingPeer, committing, foreign_uid
 from tests.nodes import free_port
-from tests.owed_results import COMMITMENT_H, KINDS, OwedResults, owing, receiver
+from tests.owed_results import COMMITMENT_H, GIVE_UP_H, KINDS, OwedResults, owing, receiver
 
 ROUND_S = 70.0
 """Longer than any pause between attempts."""
@@ -303,6 +303,21 @@ def test_request_when_refused_for_now_is_made_again(tmp_path: Path, status: int)
         assert node.case().state is CaseState.DELIVERED
         first, second = (uid for uid, _ in peer.asked)
         assert (first == second) is (status != 0x0131)
+
+
+def test_request_when_always_called_a_duplicate_ends_with_the_time_limit(tmp_path: Path) -> None:
+    """Asked under new Transaction UIDs for ever, no time-out would ever be reached."""
+    with (
+        committing(Behavior(action_status=0x0131, reports="never")) as peer,
+        asking(tmp_path, peer) as node,
+    ):
+        node.owe()
+        node.run_until_settled(step_s=3600.0, limit=int(GIVE_UP_H) + 5)
+        case = node.case()
+    assert case.state is CaseState.DELIVERED
+    ((finding),) = case.delivery_findings
+    assert finding["code"] == "commitment-unconfirmed"
+    assert "time is spent" in finding["text"]
 
 
 @pytest.mark.parametrize("status", [0x0122, 0x0124, 0x0211])

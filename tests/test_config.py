@@ -234,6 +234,15 @@ def test_second_opinion_is_read_with_every_key(
             "peer[1]: port is missing: a peer that receives needs one",
         ),
         (
+            '[[peer]]\nname = "a"\nae_title = "A"\nhost = "x"\nport = 1\nroles = ["commit"]',
+            "peer[1]: role commit without receive: only a peer that is sent results can commit",
+        ),
+        (
+            '[[peer]]\nname = "a"\nae_title = "A"\nhost = "x"\nroles = ["send"]\n'
+            "max_mbit_per_s = 1e-300",
+            "peer[1].max_mbit_per_s: Input should be greater than or equal to 0.01",
+        ),
+        (
             '[[peer]]\nname = "a"\nae_title = "*"\nhost = "10.0.0.1"\nroles = ["send"]',
             'peer[1]: ae_title "*" is allowed for a sender on the loopback address only',
         ),

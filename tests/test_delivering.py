@@ -1,11 +1,14 @@
 """What is owed to peers: outputs, statuses, retries, the breaker, and what operators can do."""
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom import Dataset
+from pydicom.uid import CTImageStorage, ParametricMapStorage
 
 from node.config import NodeSection
 from node.delivering import pause
@@ -330,6 +333,72 @@ def test_retry_when_there_is_nothing_to_retry_says_so(
         node.run_due()
         with pytest.raises(IllegalMoveError, match=told):
             node.orders.reopen_for("c1", peer, timedelta(hours=1), "op", node.clock())
+
+
+def test_objects_when_all_are_left_out_are_not_delivered(tmp_path: Path) -> None:
+    """A peer that took nothing has no result; once it is mended, a retry brings all."""
+    classes = [str(CTImageStorage)]
+    with owing(tmp_path / "n", receiver("tps", free_port())) as node:
+        node.owe()
+        for path in (tmp_path / "n/results").rglob("*.dcm"):
+            ds = pydicom.dcmread(path)
+            ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = ParametricMapStorage
+            ds.save_as(path)
+        port = node.peers[0].port or 0
+        with StandInReceiver(tmp_path / "narrow", "TPS", port, sop_classes=classes):
+            node.run_due()
+        case = node.case()
+        assert case.state is CaseState.UNDELIVERED
+        assert "it takes none of the objects: peer tps accepts Parametric Map" in case.reason
+        node.orders.reopen("c1", timedelta(hours=1), node.clock())
+        with StandInReceiver(tmp_path / "mended", "TPS", port) as mended:
+            node.run_due()
+            assert node.case().state is CaseState.DELIVERED
+            assert len(mended.kept) == len(KINDS)
+
+
+def test_delivery_when_the_clock_is_put_back_waits_for_no_time_that_was_written(
+    tmp_path: Path,
+) -> None:
+    """A clock that was a year ahead, and is corrected, holds nothing up for a year."""
+    with owing(tmp_path / "n", receiver("tps", free_port()), breaker_failures=1) as node:
+        node.clock.advance(days=365)
+        node.owe("c1")
+        node.owe("c2")
+        node.run_due()
+        assert node.standings.standing("tps").open_since is not None
+        node.clock.advance(days=-365)
+        with StandInReceiver(tmp_path / "tps", "TPS", node.peers[0].port or 0):
+            node.run_due()
+            node.run_due()
+        assert {d["state"] for d in node.all_deliveries()} == {"delivered"}
+
+
+def test_attempt_when_the_node_stops_is_put_off_and_held_against_nobody(tmp_path: Path) -> None:
+    """A stop interrupts a peer that does not answer; the next process goes on at once."""
+    came = threading.Event()
+
+    def never(_uid: str, _times: int) -> Fault:
+        came.set()
+        return Fault.STALL
+
+    with owing(tmp_path / "n", receiver("tps", free_port()), breaker_failures=1) as node:
+        results, port = node.owe(), node.peers[0].port or 0
+        with StandInReceiver(tmp_path / "silent", "TPS", port, status_for=never):
+            thread = threading.Thread(target=node.run_due)
+            thread.start()
+            assert came.wait(20)
+            node.lines.close()
+            thread.join(20)
+        assert node.delivery("tps")["reason"] == "the node stopped"
+        assert node.standings.standing("tps").failures == 0
+    with (
+        StandInReceiver(tmp_path / "tps", "TPS", port) as tps,
+        owing(tmp_path / "n", *node.peers) as again,
+    ):
+        again.run_due()
+        assert again.case().state is CaseState.DELIVERED
+        assert set(tps.kept) == set(results)
 
 
 def test_operator_when_the_case_is_unknown_is_told(tmp_path: Path) -> None:

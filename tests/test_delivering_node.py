@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.config import IGNORE
+from pydicom.uid import ImplicitVRLittleEndian
 
 from node.config import Role
 from node.index.standings import StandingBook
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.receiver import StandInReceiver
 from tests.nodes import NodeProcess, free_port, run_hilum, wait_for, write_datasets
-from tests.owed_results import KINDS, owing, receiver, status_with
+from tests.owed_results import KINDS, owing, receiver, status_with, write_object
 
 CONFIGURATION = """\
 [node]
@@ -200,6 +202,55 @@ def test_result_files_when_gone_are_said_by_a_retry_of_one_peer(
     assert "result files of case c1 are gone" in told
     assert "computes them anew" in told
     assert "no case c9" in there.refused("cases", "retry", "c9", "--peer", "tps")
+
+
+def test_send_when_values_are_odd_tells_none_of_them(
+    tmp_path: Path, operated: Callable[..., Operated]
+) -> None:
+    """A birth date that is no date is sent as it is, also encoded anew, and shown to nobody."""
+    syntaxes = [str(ImplicitVRLittleEndian)]
+    with StandInReceiver(tmp_path / "pacs", "PACS", transfer_syntaxes=syntaxes) as pacs:
+        there = operated(free_port(), pacs.port)
+        path = tmp_path / "odd.dcm"
+        write_object(path, 1)
+        ds = pydicom.dcmread(path)
+        ds.add(DataElement("PatientBirthDate", "DA", "19450101X", validation_mode=IGNORE))
+        ds.save_as(path)
+        answer = run_hilum("send", "pacs", str(path), "--config", str(there.config))
+        assert answer.returncode == 0, answer.stderr
+        assert "took 1 of 1" in answer.stdout
+        assert answer.stderr == ""
+        (kept,) = pacs.kept.values()
+    assert b"19450101X" in kept.read_bytes()
+
+
+def test_delivery_when_its_end_cannot_be_recorded_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """An index that refuses while the node is stopped ends no work: the next process takes it up.
+
+    DBOS takes the exception that leaves the attempt for the end of the work.
+    """
+    with StandInReceiver(tmp_path / "tps", "TPS") as tps:
+        node = NodeProcess(tmp_path / "node", {"tps": tps.port})
+        with owing(node.folder / "data", receiver("tps", tps.port)) as earlier:
+            earlier.clock.now = datetime.now(UTC)
+            results = earlier.owe()
+            with earlier.index.begin() as connection:
+                connection.exec_driver_sql(
+                    "CREATE TRIGGER refusing BEFORE UPDATE ON deliveries"
+                    " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+                )
+        with node:
+            wait_for(
+                lambda: "workflow.not_recorded" in node.log.read_text(),
+                timeout_s=60,
+                what="the attempt",
+            )
+            node.stop()
+            with owing(node.folder / "data") as between, between.index.begin() as connection:
+                connection.exec_driver_sql("DROP TRIGGER refusing")
+            node.start()
+            assert node.wait_for_state("delivered").revision == 1
+        assert set(tps.kept) == set(results)
 
 
 def test_node_when_started_sends_and_commits_what_an_earlier_one_owed(tmp_path: Path) -> None:

@@ -251,8 +251,6 @@ def test_peer_table_is_in_order() -> None:
         ((peer_with(ae_title="HILUM"),), "warn", "our own AE title"),
         ((peer_with(11112),), "fail", "host and port of this node"),
         ((peer_with(11112, host="localhost"),), "fail", "host and port of this node"),
-        ((peer_with(None, Role.SEND, Role.QUERY),), "fail", "role query and no port"),
-        ((peer_with(None, Role.COMMIT),), "fail", "role commit and no port"),
         ((peer_with(104), peer_with(105, name="pacs")), "warn", "tps wins"),
     ],
 )

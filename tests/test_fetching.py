@@ -14,6 +14,8 @@ from pynetdicom.dimse_primitives import C_FIND, C_MOVE
 from node.config import Peer
 from node.conformance import MANUFACTURER
 from node.index.case_rows import RESULTS
+from node.index.cases import CaseBook
+from node.index.fetches import Fetch, FetchBook
 from node.index.states import CaseState
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.protocol import FetchRule
@@ -210,6 +212,67 @@ def test_study_when_it_may_be_of_another_patient_is_not_fetched(
             assert not re.search("1962|Other|Person|Phantom", text)
 
 
+def test_case_when_its_structure_set_is_a_prior_of_another_case_stays(
+    study: PhantomStudy,
+    earlier: PhantomStudy,
+    port: int,
+    tmp_path: Path,
+    peer_program: FindProgram,
+) -> None:
+    """What was sent to us is no mere prior, though an archive that tells no counts sends it again.
+
+    (DCMTK's archive tells none, so that nobody knows whether a series is here whole.)
+    """
+    with dcmqrscp(peer_program, tmp_path / "dcmtk", {"HILUM": port}) as archive:
+        fill_with(archive, [*earlier.ct, earlier.structure_set], tmp_path / "archived")
+        rule = FetchRule(peer=archive.name, missing=False, priors=("RTSTRUCT", "CT"))
+        with clinic(tmp_path / "node", port, [archive], rule) as here:
+            here.send([*earlier.ct, earlier.structure_set], tmp_path / "waits for its MR")
+            here.send([*study.ct, study.structure_set, *study.mr["T1"]], tmp_path / "is whole")
+            for _ in range(4):
+                here.turn(QUIET_S + 1)
+                here.schedule.look()
+                here.work()
+            here.schedule.look()
+            states = {
+                case.structure_set_uid: case.state for case in CaseBook(here.node.index).cases()
+            }
+            assert set(here.fetched().values()) == {("done", "")}
+    assert states == {
+        str(study.structure_set.SOPInstanceUID): CaseState.READY,
+        str(earlier.structure_set.SOPInstanceUID): CaseState.WAITING,
+    }
+
+
+def test_prior_when_it_is_sent_to_us_afterwards_may_start_a_case(
+    study: PhantomStudy, port: int, tmp_path: Path
+) -> None:
+    """A clinic that sends an old structure set wants it computed, whoever fetched it before."""
+    archive = archive_peer("pacs", free_port())
+    objects = [*study.ct, study.structure_set]
+    with clinic(tmp_path / "node", port, [archive], FetchRule(peer="pacs")) as here:
+        fetch = Fetch(
+            peer="pacs",
+            series_uid=series_uid(study.structure_set),
+            study_uid=str(study.structure_set.StudyInstanceUID),
+            patient_key="",
+            about="1.2",
+            by="move",
+            is_prior=True,
+        )
+        book = FetchBook(here.node.index)
+        key = fetch.patient_key
+        book.order([fetch], here.now())
+        assert book.elsewhere(key).prior_series == {fetch.series_uid}
+        here.send(objects, tmp_path / "as the archive")
+        book.finish(fetch, here.now())
+        assert book.elsewhere(key).prior_series == {fetch.series_uid}
+        here.send(objects, tmp_path / "as the clinic")
+        assert book.elsewhere(key).prior_series == frozenset()
+        book.order([fetch], here.now())
+        assert book.elsewhere(key).prior_series == frozenset(), "fetched once more"
+
+
 def test_result_of_ours_when_the_archive_has_it_is_not_fetched_back(
     study: PhantomStudy, port: int, tmp_path: Path, peer_program: FindProgram
 ) -> None:
@@ -353,6 +416,9 @@ def test_missing_images_alone_are_asked_for_and_given_up_after_some_attempts(
         assert len(odd.moves) == 6
         assert all(str(ds.SOPInstanceUID).encode() in odd.moves[0] for ds in missing)
         assert not any(str(ds.SOPInstanceUID).encode() in odd.moves[0] for ds in held)
+        key = here.asked()[0].patient_key
+        told = FetchBook(here.node.index).elsewhere(key).told
+        assert told["count", "odd", series_uid(study.ct[0])].held == len(held)
         ((state, reason),) = here.fetched().values()
         assert state == "given up"
         assert "cannot send the objects" in reason

@@ -114,6 +114,24 @@ def test_question_is_put_again_when_more_images_came_after_the_answer() -> None:
     assert (question.subject, question.held) == ("1.1", 5)
 
 
+def test_question_is_not_put_again_when_the_same_images_came_with_other_bytes() -> None:
+    """An archive that stamps the time into what it sends would be asked, and send, without end."""
+    same = [*ct(count=5, at_s=100.0), *mr(), contours()]
+    owes = told(61.0, count=6, held=5, not_come="not sent")
+    known = counts(ct=owes, mr=told(61.0, count=5))
+    case = only_case(same, elsewhere=known, at_s=161.0)
+    assert case.questions == ()
+    assert ("series_incomplete", "warning") in findings(case)
+    assert case.waiting_for == ()
+
+
+def test_question_is_put_again_when_the_ct_that_was_not_there_is_named_anew() -> None:
+    """A structure set that came again is a reason to look whether its CT is at the peer now."""
+    known = counts(ct=told(61.0, count=0))
+    (question,) = only_case(contours(at_s=100.0), elsewhere=known, at_s=161.0).questions
+    assert (question.subject, question.held) == ("1.1", 0)
+
+
 def test_case_goes_on_after_its_patience_when_the_peer_is_down() -> None:
     """A peer that cannot be asked delays a case, and a finding tells of it; it does not stop it."""
     down = told(is_answered=False, reason="no connection")

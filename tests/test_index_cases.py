@@ -12,6 +12,7 @@ from node.assembly import CaseProposal
 from node.index import Index
 from node.index.case_rows import IllegalMoveError, case_row, move_case
 from node.index.cases import CaseBook
+from node.index.commitments import CommitmentBook
 from node.index.deliveries import DeliveryBook, DeliveryKey
 from node.index.delivery_orders import DeliveryOrders
 from node.index.runs import RevisionKey, RunBook
@@ -341,3 +342,52 @@ def test_placeholder_when_no_longer_proposed_vanishes(index: Index) -> None:
     observe(cases, proposal(case_id="ct-only", waiting_for=("no structure set",)))
     observe(cases, proposal(case_id="real", waiting_for=("quiet period",)))
     assert [record.case_id for record in cases.cases()] == ["real"]
+
+
+def test_revision_when_it_runs_is_still_due(index: Index) -> None:
+    """What a stop broke off without a word to the index is begun again by the next process."""
+    key = running(index)
+    assert RunBook(index).due(NOW) == [key]
+    RunBook(index).fail(key, "broken", NOW)
+    assert RunBook(index).due(NOW) == []
+
+
+def test_delivery_when_begun_again_is_not_settled_by_the_attempt_before(index: Index) -> None:
+    """An operator's retry outlives the attempt that was under way, and so does its commitment."""
+    deliveries, commitments = DeliveryBook(index), CommitmentBook(index)
+    _, (earlier,) = delivering(index, "tps")
+    DeliveryOrders(index).reopen_for("c1", "tps", GIVE_UP, "operator", NOW)
+    (key,) = deliveries.due(NOW)
+    commitments.begin(key, "1.2.3", {}, NOW, NOW)
+    deliveries.begin_committing(earlier, NOW)
+    assert not deliveries.settle(earlier, DeliveryState.DELIVERED, "", NOW)
+    owed = deliveries.owed(key)
+    assert owed is not None
+    assert owed.state is DeliveryState.PENDING
+    assert commitments.open_transaction(key) is not None
+    assert state_of(CaseBook(index)) is CaseState.DELIVERING
+    assert deliveries.settle(key, DeliveryState.DELIVERED, "", NOW)
+    assert state_of(CaseBook(index)) is CaseState.DELIVERED
+
+
+def test_peer_when_given_up_gets_no_earlier_result_set_either(index: Index) -> None:
+    """`cases abandon --peer`: nothing more of the case is sent to it, of whatever revision."""
+    cases, deliveries, orders = CaseBook(index), DeliveryBook(index), DeliveryOrders(index)
+    delivering(index, "tps")
+    observe(cases, proposal(fingerprint="f2"))
+    (newer,) = RunBook(index).due(NOW)
+    assert newer.revision == 2
+    with pytest.raises(IllegalMoveError, match="a newer result set"):
+        orders.reopen_for("c1", "tps", GIVE_UP, "operator", NOW)
+    orders.abandon_for("c1", "tps", "operator", NOW)
+    assert deliveries.due(NOW) == []
+    assert state_of(cases) is CaseState.READY, "the newer one is computed all the same"
+
+
+def test_case_when_abandoned_waits_for_no_commitment(index: Index) -> None:
+    """What is given up is asked for no more."""
+    _, (key,) = delivering(index, "tps")
+    commitments = CommitmentBook(index)
+    commitments.begin(key, "1.2.3", {}, NOW, NOW)
+    CaseBook(index).abandon("c1", NOW)
+    assert commitments.open_transaction(key) is None

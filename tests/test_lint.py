@@ -1,13 +1,20 @@
 """The export gate finds each fault where it is, and leaves clean objects in peace."""
 
+import tracemalloc
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import pytest
+from pydicom import Dataset
+from pydicom.uid import RTStructureSetStorage
 
-from handlers.lint import RULES, Level
+from handlers.lint import RULES, Level, Subject, lint
 from tests.encode_cases import PATIENT_NAME
 from tests.lint_faults import (
     CT,
+    MR,
+    MR_2,
     REG,
     SET,
     Fault,
@@ -128,3 +135,76 @@ def test_problems_when_told_quote_nothing_of_the_object() -> None:
     told = " ".join(f"{p.place} {p.detail}" for p in report.problems)
     assert "GEHEIM" not in told
     assert "Müller" not in told
+
+
+def drawn_on(normal: np.ndarray, rings: Sequence[tuple[str, float, float, float]]) -> Subject:
+    """Return squares on planes across a direction: type, depth, place along one axis, half side."""
+    along = np.linalg.svd(normal[None])[2][1:]
+    contours = []
+    for kind, depth, middle, half in rings:
+        corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
+        points = (corners + np.array([middle, 0.0])) @ along + depth * normal
+        item = Dataset()
+        item.ContourGeometricType = kind
+        item.NumberOfContourPoints = len(points)
+        item.ContourData = [f"{value:.3f}" for value in points.ravel()]
+        contours.append(item)
+    of_roi, ds = Dataset(), Dataset()
+    of_roi.ReferencedROINumber, of_roi.ContourSequence = 1, contours
+    ds.SOPClassUID = RTStructureSetStorage
+    ds.ROIContourSequence = [of_roi]
+    return Subject("drawn", ds)
+
+
+TILTED = np.array([0.0, np.sin(0.4), np.cos(0.4)])
+
+
+def ring_problems(subject: Subject) -> set[str]:
+    """Return the rules on rings within rings that a structure set breaks."""
+    told = {p.rule.id for p in lint([subject]).problems}
+    return told & {"contour.nested", "contour.mixed-xor"}
+
+
+@pytest.mark.parametrize("normal", [np.array([0.0, 0.0, 1.0]), TILTED])
+def test_rings_when_slices_are_tilted_are_compared_on_their_plane(normal: np.ndarray) -> None:
+    """A CT may be oblique: rings side by side are not nested, other planes are other planes."""
+    apart = drawn_on(normal, [("CLOSED_PLANAR", 5.0, -30.0, 10.0), ("CLOSED_PLANAR", 5.0, 30.0, 4)])
+    assert ring_problems(apart) == set()
+    within = drawn_on(normal, [("CLOSED_PLANAR", 5.0, 0.0, 10.0), ("CLOSED_PLANAR", 5.0, 3.0, 4)])
+    assert ring_problems(within) == {"contour.nested"}
+    planes = drawn_on(normal, [("CLOSED_PLANAR", 5.0, 0.0, 10.0), ("CLOSEDPLANAR_XOR", 8.0, 0, 9)])
+    assert ring_problems(planes) == set()
+    mixed = drawn_on(normal, [("CLOSED_PLANAR", 5.0, 0.0, 10.0), ("CLOSEDPLANAR_XOR", 5.0, 0, 9)])
+    assert ring_problems(mixed) == {"contour.mixed-xor"}
+
+
+def test_contours_when_long_and_wide_are_judged_in_little_memory() -> None:
+    """The computing child is bounded: thousands of long edges must not be paired all at once."""
+    count = 6000
+    zigzag = np.zeros((count, 3))
+    zigzag[:, 0], zigzag[:, 1] = np.where(np.arange(count) % 2, 100.0, -100.0), np.arange(count)
+    turned = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    circle = np.stack([90 * np.cos(turned), 3000 + 90 * np.sin(turned), 0 * turned], axis=1)
+    wide = np.stack([990 * np.cos(turned), 3000 + 990 * np.sin(turned), 0 * turned], axis=1)
+    subject = drawn_on(np.array([0.0, 0.0, 1.0]), [("CLOSED_PLANAR", 0.0, 0.0, 1.0)] * 3)
+    items = subject.ds.ROIContourSequence[0].ContourSequence
+    for item, points in zip(items, (zigzag, circle, wide), strict=True):
+        item.NumberOfContourPoints = len(points)
+        item.ContourData = [f"{value:.3f}" for value in points.ravel()]
+    tracemalloc.start()
+    told = ring_problems(subject)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert told == {"contour.nested"}
+    assert peak < 300e6
+
+
+def test_fault_when_repeated_in_images_of_a_series_is_told_for_each() -> None:
+    """What was found whole is not read again; what was not is told as often as it stands there."""
+    world = clean_world()
+    names = (MR, MR_2)
+    for name in names:
+        with unchecked():
+            world[name].DerivationCodeSequence[0].CodeValue = "x" * 20
+    told = [p.name for p in judged(world).problems if p.rule.id == "value.too-long"]
+    assert sorted(told) == sorted(names)

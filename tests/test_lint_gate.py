@@ -2,20 +2,35 @@
 
 import copy
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from handlers.encode import Sources
+from handlers.lint import Subject, lint
 from handlers.values import Finding, Severity
 from node.case_job import case_job
 from node.config import Config, NodeSection, read_config
 from node.gate import GateError, Inherited, findings_of_sources, judge
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.process import gather, only_case
-from tests.encode_cases import EncodeCase, build_case, bytes_of, texts_of, written
+from tests.encode_cases import (
+    MR_SERIES,
+    MR_SERIES_B,
+    EncodeCase,
+    as_received,
+    build_case,
+    bytes_of,
+    texts_of,
+    written,
+)
 from tests.lint_faults import unchecked
 from tests.nodes import run_hilum, write_datasets
 
@@ -119,6 +134,163 @@ def test_source_attribute_when_faulty_is_inherited_and_stops_nothing(tmp_path: P
         results[REG].SeriesInstanceUID = "1.2.0826.2"
     with pytest.raises(GateError):
         judged(sources, results, tmp_path)
+
+
+def orphans(sources: Sources) -> None:
+    """Observations of an ROI that is gone, and of none."""
+    for number in (99, None):
+        observation = Dataset()
+        observation.ObservationNumber = observation.ReferencedROINumber = number
+        observation.RTROIInterpretedType, observation.ROIInterpreter = "ORGAN", None
+        sources.structure_set.RTROIObservationsSequence.append(observation)
+
+
+def long_number_of_a_later_slice(sources: Sources) -> None:
+    """A number that is too long in one slice, but not in the first (`-1.77e-15` is often so)."""
+    bare(sources.ct[5], "SliceLocation", b"112.500000000000000")
+
+
+def other_spelling(sources: Sources) -> None:
+    """The structure set says in UTF-8 what the CT says in Latin 1."""
+    for ds in (*sources.ct, sources.structure_set):
+        ds.decode()
+        ds.PatientID = "M\u00dc1"
+    sources.structure_set.SpecificCharacterSet = "ISO_IR 192"
+    sources.structure_set.StructureSetROISequence[2].ROIName = "\u8178\u7ba1"
+
+
+def kanji(sources: Sources) -> None:
+    """A name in which a byte of a letter is that of a backslash."""
+    for ds in (*sources.ct, sources.structure_set):
+        ds.decode()
+        ds.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+        ds.PatientName, ds.ReferringPhysicianName = "Kubo^Ken=\u7aaa\u8535^\u732e", ""
+    sources.structure_set.StructureSetROISequence[2].ROIName = "Bowel"
+
+
+def own_words(sources: Sources) -> None:
+    """A target type and a code that the standard does not know; a new ROI takes them over."""
+    code = Dataset()
+    code.CodeValue = "a code of twenty sign"
+    observation = sources.structure_set.RTROIObservationsSequence[0]
+    observation.RTROIInterpretedType = "Target volume, drawn"
+    observation.RTROIIdentificationCodeSequence = [code]
+
+
+def wrong_slice(sources: Sources) -> None:
+    """A contour of a set without a list of images names another slice than its own."""
+    contour = sources.structure_set.ROIContourSequence[2].ContourSequence[0]
+    contour.ContourImageSequence[0].ReferencedSOPInstanceUID = sources.ct[0].SOPInstanceUID
+
+
+def odd_scanner(sources: Sources) -> None:
+    """Words of a scanner's own, and numbers that are too long in its last image alone."""
+    for ds in sources.mr[MR_SERIES]:
+        ds.ScanningSequence, ds.MRAcquisitionType, ds.StationName = "SPGR", "VOLUME", "s" * 30
+    for ds in sources.mr[MR_SERIES_B]:
+        ds.MRAcquisitionType = "MIXED"
+    bare(sources.mr[MR_SERIES][-1], "EchoTime", b"2.4000000000000000000000")
+
+
+def no_thickness(sources: Sources) -> None:
+    """Slice Thickness is of type 2: a CT may not know it."""
+    for ds in sources.ct:
+        ds.SliceThickness = None
+
+
+def no_thickness_at_all(sources: Sources) -> None:
+    """The same, left out against the standard."""
+    for ds in sources.ct:
+        del ds.SliceThickness
+
+
+def long_numbers(sources: Sources) -> None:
+    """Numbers of more than 16 characters, as real CTs have them."""
+    for ds in sources.ct:
+        bare(ds, "PixelSpacing", b"1.2500000000000000000\\1.5000000000000000000")
+        bare(ds, "RescaleSlope", b"1.000000000000000000001")
+        bare(ds, "RescaleIntercept", b"-1024.0")
+        bare(ds, "RescaleType", b"H" * 70)
+
+
+def bare(ds: Dataset, keyword: str, value: bytes) -> None:
+    """Give a dataset an element as it may come from a file."""
+    tag = Tag(keyword)
+    padded = value + b" " * (len(value) % 2)
+    raw = RawDataElement(tag, dictionary_VR(tag), len(padded), padded, 0, False, True)
+    ds.__setitem__(tag, raw)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        orphans,
+        long_number_of_a_later_slice,
+        long_numbers,
+        other_spelling,
+        kanji,
+        own_words,
+        wrong_slice,
+        odd_scanner,
+        no_thickness,
+        no_thickness_at_all,
+    ],
+)
+def test_result_set_when_a_source_is_odd_is_made_and_sent(
+    tmp_path: Path, spoil: Callable[[Sources], None]
+) -> None:
+    """A patient's results are never withheld for a fault that came with the sources."""
+    case = build_case()
+    sources = sources_of(case)
+    with unchecked():
+        spoil(sources)
+        results = written(replace(case, sources=sources))
+    judged(sources, results, tmp_path, "eclipse", "raystation", "monaco", "pinnacle")
+
+
+@pytest.mark.parametrize("spoil", [other_spelling, kanji])
+def test_patient_when_spelled_in_another_character_set_is_the_same(
+    tmp_path: Path, spoil: Callable[[Sources], None]
+) -> None:
+    """Names are compared as text, not as bytes, and a letter's byte parts no value."""
+    case = build_case()
+    sources = sources_of(case)
+    spoil(sources)
+    sources = replace(sources, ct=tuple(as_received(ds) for ds in sources.ct))
+    assert judged(sources, written(replace(case, sources=sources)), tmp_path) == ((), ())
+
+
+def test_contours_of_no_roi_when_copied_do_not_become_a_new_rois() -> None:
+    """Safety: a number that contours without an ROI have already is given to no new ROI."""
+    case = build_case()
+    sources = sources_of(case)
+    stray = copy.deepcopy(sources.structure_set.ROIContourSequence[2])
+    stray.ReferencedROINumber = 9
+    sources.structure_set.ROIContourSequence.append(stray)
+    ds = written(replace(case, sources=sources))[SET]
+    old = {3, 5, 8, 9}
+    new = {int(roi.ROINumber) for roi in ds.StructureSetROISequence} - old
+    assert new
+    drawn = [int(item.ReferencedROINumber) for item in ds.ROIContourSequence]
+    assert sorted(drawn) == sorted(old | new)
+
+
+def test_illegal_study_uid_when_in_a_large_set_is_looked_for_once(tmp_path: Path) -> None:
+    """The gate must not take minutes: old scanners wrote leading zeros in every UID."""
+    case = build_case()
+    sources = sources_of(case)
+    study = "1.2.0840.113619"
+    with unchecked():
+        for ds in (*sources.ct, sources.structure_set):
+            ds.StudyInstanceUID = study
+        results = written(replace(case, sources=sources))
+    _, inherited = findings_of_sources(sources, ())
+    problems = lint([Subject(name, ds) for name, ds in results.items()]).problems
+    illegal = [p for p in problems if p.rule.id == "uid.illegal"]
+    began = time.process_time()
+    assert all(inherited.has(p, results[p.name]) for p in illegal * 50)
+    assert len(illegal) * 50 > 1000
+    assert time.process_time() - began < 2.0
 
 
 def test_findings_when_made_hold_no_value(tmp_path: Path) -> None:

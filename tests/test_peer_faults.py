@@ -89,7 +89,8 @@ FAULTS = (
     Fault("abort in short data", Deed.ABORT_IN_DATA, UNANSWERED, "aborted", 2),
     Fault("close in the data", Deed.CLOSE_IN_DATA, UNANSWERED, "ended", 2, TOO_MUCH_BYTES),
     Fault("reset in the data", Deed.RESET_IN_DATA, UNANSWERED, "ended", 2, TOO_MUCH_BYTES),
-    Fault("release in the data", Deed.RELEASE_IN_DATA, UNANSWERED, "ended", 2, TOO_MUCH_BYTES),
+    # noticed within the data or behind it: the peer goes on reading
+    Fault("release in the data", Deed.RELEASE_IN_DATA, UNANSWERED, "the assoc", 2, TOO_MUCH_BYTES),
     Fault("release in short data", Deed.RELEASE_IN_DATA, UNANSWERED, "released", 2),
     Fault("another message is answered", Reply(message_id=1), UNANSWERED, "another message", 2),
     Fault("another object", Reply(instance=b"1.2.3.9\0"), UNANSWERED, "another object", 2),

@@ -8,6 +8,7 @@ import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from node.delivery import InstanceDelivery, InstanceOutcome, send_instances
+from node.errors import DeliveryError
 from node.pace import BITS_PER_MBIT, Pace
 from node.peer_line import PeerLine, PeerLines
 from tests.stub_tps import ABORT, RELEASE_RQ, Deed, Reply, StubTps, always, pdu, usual
@@ -166,8 +167,29 @@ def test_line_when_two_send_at_once_holds_one_association(tmp_path: Path) -> Non
         assert [len(copies) for copies in stub.kept.values()] == [1] * 40
         lines.close()
         assert stub.wait_for(lambda: stub.releases == 1)
-        check_sent(line, paths[:1])  # after the end of the node's day nothing is kept
-        assert stub.wait_for(lambda: stub.releases == 2)
+        for ended in (line, lines.to(peer_at(stub.port).model_copy(update={"name": "new"}))):
+            with pytest.raises(DeliveryError, match="this node stops"):
+                send(ended, paths[:1])
+        assert len(stub.proposed) == 1, "after the end of the node's day nobody is called"
+
+
+def test_lines_when_closed_interrupt_who_sends(tmp_path: Path) -> None:
+    """A stop is soon over: it waits for no slow peer, and no rate that is kept to."""
+    paths = [write_object(tmp_path / str(at), at, pixels=bytes(500_000)) for at in range(3)]
+    with StubTps() as stub:
+        lines = PeerLines("HILUM", idle_s=LONG_S)
+        line = lines.to(peer_at(stub.port).model_copy(update={"max_mbit_per_s": 0.1}))
+        answers: list[InstanceDelivery] = []
+        thread = threading.Thread(target=lambda: answers.extend(send(line, paths)))
+        thread.start()
+        assert stub.wait_for(lambda: bool(stub.proposed))
+        start_s = time.monotonic()
+        lines.close()
+        thread.join(LONG_S)
+        assert time.monotonic() - start_s < 10.0, "each object takes 40 s"
+        assert not thread.is_alive()
+        assert [answer.outcome for answer in answers] == [UNANSWERED] * 3
+        assert not stub.kept
 
 
 class Clock:

@@ -1,6 +1,7 @@
 """C-FIND, C-MOVE and C-GET over our results, over sockets, on both transports (issue 6, 7)."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -43,6 +44,7 @@ from tests.answering_node import (
 )
 from tests.nodes import free_port, wait_for
 from tests.receiving_node import ct
+from tests.stub_tps import Deed, StubTps, usual
 
 BOTH = pytest.mark.parametrize("transport", ["fast", "plain"])
 GIVEN = (uid.MRImageStorage, uid.RTStructureSetStorage)
@@ -446,6 +448,20 @@ def test_query_that_is_cancelled_ends(transport: Transport, tmp_path: Path) -> N
             assert count == 1  # the cancel of one request leaves the next alone
 
 
+@BOTH
+def test_cancel_that_comes_too_late_does_not_end_the_next_query(
+    transport: Transport, tmp_path: Path
+) -> None:
+    """Message IDs are used again: pynetdicom's own requests all have the number 1."""
+    with answering(tmp_path, transport) as node:
+        node.adopt(result(1))
+        with asking(node, STUDY_ROOT_FIND) as assoc:
+            for _ in range(3):
+                statuses, found, _ = find(assoc, STUDY_ROOT_FIND, "STUDY", PatientID="")
+                assert ([hex(s) for s in statuses], len(found)) == (["0xff00", "0x0"], 1)
+                assoc.send_c_cancel(1, query_model=STUDY_ROOT_FIND)
+
+
 def test_query_with_too_many_matches_says_so(tmp_path: Path) -> None:
     """An answer that is not all of it must not look as if it were: 0xA700 at the end."""
     values = {"StudyInstanceUID": STUDY, "SeriesInstanceUID": MR_SERIES}
@@ -505,6 +521,19 @@ def test_sender_finds_what_it_sent_itself(transport: Transport, tmp_path: Path) 
                     assert answers[0].StudyInstanceUID == one.StudyInstanceUID
                     wide = find(assoc, STUDY_ROOT_FIND, "STUDY", StudyInstanceUID="")[0]
                     assert wide == [0x0124]
+
+
+def test_result_that_its_receiver_sent_back_is_found_once(tmp_path: Path) -> None:
+    """PS3.4 C.2.2.1: the unique key tells one answer from another."""
+    one = result(1)
+    both = (peer("tps", Role.RECEIVE, Role.SEND, port=1),)
+    with answering(tmp_path, peers=both) as node:
+        node.adopt(one)
+        with asking(node, STUDY_ROOT_FIND, uid.MRImageStorage) as assoc:
+            assert assoc.send_c_store(one).Status == 0
+            assert node.scp.wait_until_filed(10)
+            _, answers, _ = find(assoc, STUDY_ROOT_FIND, "IMAGE", SOPInstanceUID=one.SOPInstanceUID)
+    assert [a.InstanceAvailability for a in answers] == ["ONLINE"]
 
 
 def test_patients_of_two_issuers_are_two(tmp_path: Path) -> None:
@@ -785,6 +814,89 @@ def test_flood_of_moves_is_bounded(tmp_path: Path) -> None:
     finally:
         go_on.set()
         server.shutdown()
+
+
+@BOTH
+def test_object_without_an_answer_in_the_middle_of_a_move_is_the_one_that_is_named(
+    transport: Transport, tmp_path: Path
+) -> None:
+    """PS3.4 C.4.2.3.1: the list tells what did not arrive, wherever in the order it stands."""
+    lost = f"{MR_SERIES}.2"
+    with StubTps(usual(Deed.ABORT, at=lost)) as stub:
+        with answering(tmp_path, transport, (peer("tps", Role.RECEIVE, port=stub.port),)) as node:
+            node.adopt(*(result(n) for n in range(1, 6)))
+            with asking(node, STUDY_ROOT_MOVE) as assoc:
+                wanted = identifier("STUDY", StudyInstanceUID=STUDY)
+                final, listed = list(assoc.send_c_move(wanted, "TPS", STUDY_ROOT_MOVE))[-1]
+        kept = set(stub.kept)
+    assert (final.Status, final.NumberOfFailedSuboperations) == (0xB000, 1)
+    assert listed.FailedSOPInstanceUIDList == lost
+    assert kept == {f"{MR_SERIES}.{n}" for n in (1, 3, 4, 5)}
+
+
+def test_result_that_is_damaged_keeps_back_no_other_in_a_move(tmp_path: Path) -> None:
+    """One file that the disk lost is one failed object."""
+    with StubTps() as stub:
+        with answering(tmp_path, peers=(peer("tps", Role.RECEIVE, port=stub.port),)) as node:
+            node.adopt(*(result(n) for n in range(1, 4)))
+            with asking(node, STUDY_ROOT_MOVE, STUDY_ROOT_FIND) as assoc:
+                assert find(assoc, STUDY_ROOT_FIND, "STUDY", StudyInstanceUID=STUDY)[1]
+                (damaged,) = tmp_path.glob(f"results/**/{MR_SERIES}.2.dcm")
+                damaged.write_bytes(b"")
+                wanted = identifier("STUDY", StudyInstanceUID=STUDY)
+                final, listed = list(assoc.send_c_move(wanted, "TPS", STUDY_ROOT_MOVE))[-1]
+        kept = set(stub.kept)
+    assert final.Status == 0xB000
+    assert (final.NumberOfCompletedSuboperations, final.NumberOfFailedSuboperations) == (2, 1)
+    assert listed.FailedSOPInstanceUIDList == f"{MR_SERIES}.2"
+    assert kept == {f"{MR_SERIES}.{n}" for n in (1, 3)}
+
+
+@BOTH
+@pytest.mark.parametrize("service", ["move", "get"])
+def test_node_that_stops_waits_for_no_slow_receiver(
+    service: str, transport: Transport, tmp_path: Path
+) -> None:
+    """A stop takes seconds, whoever is being sent to and does not answer."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def store(_event: Any) -> int:
+        begun.set()
+        go_on.wait(60)
+        return 0
+
+    slow = ((evt.EVT_C_STORE, store),)
+    port = free_port()
+    ae = AE("TPS")
+    ae.add_supported_context(uid.MRImageStorage)
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=list(slow))
+    wanted = identifier("STUDY", StudyInstanceUID=STUDY)
+
+    def ask(node: Any) -> None:
+        if service == "move":
+            with asking(node, STUDY_ROOT_MOVE) as assoc:
+                list(assoc.send_c_move(wanted, "TPS", STUDY_ROOT_MOVE))
+        else:
+            given = (uid.MRImageStorage,)
+            with asking(node, STUDY_ROOT_GET, given=given, handlers=slow) as assoc:
+                list(assoc.send_c_get(wanted, STUDY_ROOT_GET))
+
+    peers = (peer("tps", Role.RECEIVE, port=port),)
+    try:
+        with answering(tmp_path, transport, peers) as node, ThreadPoolExecutor(1) as pool:
+            node.adopt(*(result(n) for n in range(1, 20)))
+            asked = pool.submit(ask, node)
+            assert begun.wait(20)
+            start_s = time.monotonic()
+            node.answering.stop()
+            node.scp.stop()
+            took_s = time.monotonic() - start_s
+            go_on.set()
+            asked.result(60)
+    finally:
+        go_on.set()
+        server.shutdown()
+    assert took_s < 5
 
 
 def test_no_identifier_is_logged_by_queries(

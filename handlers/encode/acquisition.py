@@ -16,10 +16,16 @@ from pydicom.multival import MultiValue
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 from pydicom.valuerep import DSfloat
 
-from handlers.encode.text import LO_LENGTH, legal_text
+from handlers.encode.text import LO_LENGTH, SH_LENGTH, legal_text
 
 UNKNOWN_SCANNING_SEQUENCE = "RM"
 """Scanning Sequence (0018,0020), type 1: Research Mode, the one value that names no technique."""
+
+SCANNING_SEQUENCES = frozenset(("SE", "IR", "GR", "EP", "RM"))
+"""Values that Scanning Sequence may have; a scanner's own word for it is none (C.8.3.1)."""
+
+ACQUISITION_TYPES = frozenset(("2D", "3D"))
+"""Values that MR Acquisition Type (0018,0023) may have besides none (C.8.3.1)."""
 
 UNKNOWN_SEQUENCE_VARIANT = "NONE"
 """Sequence Variant (0018,0021), type 1."""
@@ -145,14 +151,16 @@ def _copy_single(ds: Dataset, instances: Sequence[Dataset], keyword: str) -> Non
         value = single_value(instances, ENHANCED_NAMES[keyword])
     if value is None or (isinstance(value, tuple) and keyword != "ScanOptions"):
         return
-    if isinstance(value, float) and not isinstance(value, DSfloat):
-        value = DSfloat(value, auto_format=True)
+    if isinstance(value, float) and (not isinstance(value, DSfloat) or len(str(value)) > SH_LENGTH):
+        value = DSfloat(float(value), auto_format=True)
+    if keyword == "MRAcquisitionType" and value not in ACQUISITION_TYPES:
+        return
     setattr(ds, keyword, list(value) if isinstance(value, tuple) else value)
 
 
 def _scanning_sequence(instances: Sequence[Dataset]) -> list[str]:
     told = single_value(instances, "ScanningSequence")
-    if told:
+    if told and SCANNING_SEQUENCES.issuperset(_as_list(told)):
         return _as_list(told)
     echo = single_value(instances, "EchoPulseSequence")
     sequence = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(str(echo), [])

@@ -22,6 +22,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence as ItemSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import DSfloat
 
 from handlers.encode.text import LO_LENGTH, SH_LENGTH, character_sets_of, legal_text
 from handlers.errors import EncodingError
@@ -368,6 +369,11 @@ class ResultSet:
         for keyword in _STAND_IN_KEYWORDS:
             if keyword in source:
                 ds[keyword] = copy.deepcopy(source[keyword])
+        if source.SOPClassUID == self.ct.SOPClassUID and not ds.get("SliceThickness"):
+            # type 2: it may be absent or empty, and highdicom asks for it
+            ds.SliceThickness = DSfloat(
+                self.result.case.ct.geometry.spacing_mm[0], auto_format=True
+            )
         if source.get("FrameOfReferenceUID") == self.ct.get("FrameOfReferenceUID"):
             _copy_element(ds, self.ct, "PositionReferenceIndicator", is_type_2=True)
         return ds

@@ -33,7 +33,7 @@ from handlers.encode.identity import (
     code_item,
 )
 from handlers.encode.registration import registration_reference
-from handlers.encode.text import LO_LENGTH, ST_LENGTH
+from handlers.encode.text import LO_LENGTH, SH_LENGTH, ST_LENGTH
 from handlers.errors import EncodingError
 from handlers.values import RegistrationStatus, ResampledMr
 
@@ -57,6 +57,13 @@ RESAMPLED_FROM = Code("121322", "DCM", "Source image for image processing operat
 TREATMENT_PLANNING = Code("129201", "DCM", "Image used for Treatment Planning")
 REGISTRATION_IN_PLANNING = Code("129210", "DCM", "Registration used in Planning")
 """Purposes of reference (PS3.16 CID 7202, 7201, 7022)."""
+
+SCANNER_KEYWORDS = {
+    "ManufacturerModelName": LO_LENGTH,
+    "StationName": SH_LENGTH,
+    "DeviceSerialNumber": LO_LENGTH,
+}
+"""What is told of the scanner, and how long it may be."""
 
 COPIED_FROM_SLICE = (
     "ImagePositionPatient",
@@ -221,9 +228,9 @@ def _add_derivation(
     scanner_manufacturer = result_set.text(str(source.get("Manufacturer", "") or ""), LO_LENGTH)
     if scanner_manufacturer:
         scanner = _equipment_item(codes.DCM.AcquisitionEquipment, scanner_manufacturer)
-        for keyword in ("ManufacturerModelName", "StationName", "DeviceSerialNumber"):
+        for keyword, length in SCANNER_KEYWORDS.items():
             if source.get(keyword):
-                setattr(scanner, keyword, result_set.text(str(source.get(keyword)), LO_LENGTH))
+                setattr(scanner, keyword, result_set.text(str(source.get(keyword)), length))
         items.insert(0, scanner)
     ds.ContributingEquipmentSequence = items
 

@@ -96,14 +96,17 @@ def encode_structure_set(result_set: ResultSet) -> Dataset:
     copy_original_rois(ds, source, lambda number: number not in elsewhere)
     choose_character_set(ds, source)
     _require_new_names(source, rois)
-    # new among all of the source's ROIs, in whichever structure set they go
-    numbers, observations = (
-        [_number(item, number) for item in source.get(keyword, None) or ()]
-        for keyword, number in (
-            ("StructureSetROISequence", "ROINumber"),
-            ("RTROIObservationsSequence", "ObservationNumber"),
-        )
-    )
+    # new among all of the source's ROIs, in whichever structure set they go; contours that belong
+    # to no ROI go over, too, and must not become those of a new one
+    numbers = [
+        _number(item, number)
+        for keyword, number in ITEM_SEQUENCES.items()
+        for item in source.get(keyword, None) or ()
+    ]
+    observations = [
+        _number(item, "ObservationNumber")
+        for item in source.get("RTROIObservationsSequence", None) or ()
+    ]
     for index, roi in enumerate(rois):
         number = max([0, *numbers]) + 1 + index
         observation = max([0, *observations]) + 1 + index

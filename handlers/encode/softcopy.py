@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 from pydicom import Dataset
 from pydicom.uid import MRImageStorage
+from pydicom.valuerep import DSfloat
 
 from handlers.encode.identity import PATIENT_KEYWORDS, STUDY_KEYWORDS, ResultSet
 from handlers.encode.image import ROLE as MR_ROLE
 from handlers.encode.image import image_uid
+from handlers.encode.text import LO_LENGTH
 
 RESCALE_KEYWORDS = ("RescaleIntercept", "RescaleSlope", "RescaleType")
 """Attributes of the Modality LUT of a CT slice (PS3.3 C.11.1)."""
@@ -28,7 +30,7 @@ def ct_stand_in(result_set: ResultSet, index: int) -> Dataset:
             ds[keyword] = source[keyword]
     if "RescaleSlope" in ds and "RescaleIntercept" in ds:
         # PS3.3 C.8.2.1.1.2: what a CT says nothing about is HU
-        ds.RescaleType = str(ds.get("RescaleType", "") or "HU")
+        ds.RescaleType = result_set.text(str(ds.get("RescaleType", "") or "HU"), LO_LENGTH)
     else:
         for keyword in RESCALE_KEYWORDS:
             ds.pop(keyword, None)
@@ -80,5 +82,8 @@ def finish(ds: Dataset, result_set: ResultSet) -> None:
     result_set.add_body_part(ds)
     for item in ds.DisplayedAreaSelectionSequence:
         # highdicom assumes square pixels, and names a choice that only tiled images have
-        item.PresentationPixelSpacing = result_set.ct.PixelSpacing
+        # the numbers may be longer in the CT than a DS may be
+        item.PresentationPixelSpacing = [
+            DSfloat(float(value), auto_format=True) for value in result_set.ct.PixelSpacing
+        ]
         del item.PresentationPixelAspectRatio, item.PixelOriginInterpretation

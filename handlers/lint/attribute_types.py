@@ -1,23 +1,20 @@
 """Types 1 and 2 of every module of an object's IOD, and its modules.
 
-The tables are those of highdicom (MIT), which generates them from PS3.3; none is kept here.
+The tables are those of `iod_tables`; none is kept here.
 Mandatory modules are checked always, others once the object has an attribute that only they have.
 Conditional types (1C, 2C) are not judged here: their conditions are sentences.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from highdicom._standard_utils import (
-    get_iod_module_map,
-    get_module_attribute_map,
-    get_sop_class_iod_map,
-)
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 
-from handlers.lint.reading import is_empty
+from handlers.lint.iod_tables import attributes_of_module, iod_of_sop_class, modules_of_iod
+from handlers.lint.reading import element, is_empty
 from handlers.lint.rule import Broken, Level, NotChecked, Place, Rule, looks_for
 from handlers.lint.subject import Subject, Together
 
@@ -71,7 +68,7 @@ class _Module:
 
 
 @looks_for(ABSENT, EMPTY, ABSENT_2)
-def attribute_types(subject: Subject, _together: Together) -> Iterator[Broken | NotChecked]:
+def attribute_types(subject: Subject, together: Together) -> Iterator[Broken | NotChecked]:
     """Compare an object with the modules of its IOD; of an unknown class only SOP Common."""
     found: dict[Place, Broken] = {}
     modules = _modules(subject.sop_class_uid)
@@ -81,7 +78,7 @@ def attribute_types(subject: Subject, _together: Together) -> Iterator[Broken | 
     held = {int(tag) for tag in subject.ds.keys()}  # noqa: SIM118 - a dataset iterates elements
     for module in modules:
         if module.is_mandatory or held & module.own_tags:
-            for broken in _missing(subject.ds, module.wanted, Place(), module.name):
+            for broken in _missing(subject.ds, module, together.clean):
                 found.setdefault(broken.place, broken)
     yield from found.values()
 
@@ -91,30 +88,53 @@ def has_rules(sop_class_uid: str) -> bool:
     return bool(_modules(sop_class_uid))
 
 
-def _missing(ds: Dataset, wanted: _Wanted, place: Place, module: str) -> Iterator[Broken]:
+def _missing(ds: Dataset, module: _Module, clean: set[Hashable]) -> Iterator[Broken]:
+    """Return what is missing at the top, then what is in sequences that were not seen before."""
     held = {int(tag) for tag in ds.keys()}  # noqa: SIM118 - a dataset iterates elements
+    yield from _missing_here(ds, held, module.wanted, Place(), module.name)
+    for tag in module.wanted.nested.keys() & held:
+        found = element(ds, tag)
+        sent = found.value if isinstance(found, RawDataElement) else None
+        key = None if sent is None else (module.name, tag, sent)
+        if key is not None and key in clean:
+            continue
+        told = list(_missing_in_items(ds, tag, module.wanted, Place(), module.name))
+        yield from told
+        if key is not None and not told:
+            clean.add(key)
+
+
+def _missing_here(
+    ds: Dataset, held: set[int], wanted: _Wanted, place: Place, module: str
+) -> Iterator[Broken]:
     for tag, kind in wanted.types.items():
         if tag not in held:
             rule = ABSENT if kind == "1" else ABSENT_2
             yield Broken(place.element(tag), f"module {module}", rule)
         elif kind == "1" and is_empty(ds, tag):
             yield Broken(place.element(tag), f"module {module}", EMPTY)
-    for tag in wanted.nested.keys() & held:
-        here = place.element(tag)
-        try:
-            items = ds[tag].value or ()
-            for number, item in enumerate(items, start=1):
-                yield from _missing(item, wanted.nested[tag], here.item(number), module)
-        except (AttributeError, TypeError, ValueError, KeyError, EOFError, NotImplementedError):
-            continue  # `elements` tells that the sequence cannot be read
+
+
+def _missing_in_items(
+    ds: Dataset, sequence: int, wanted: _Wanted, place: Place, module: str
+) -> Iterator[Broken]:
+    here, of_items = place.element(sequence), wanted.nested[sequence]
+    try:
+        for number, item in enumerate(ds[sequence].value or (), start=1):
+            held = {int(tag) for tag in item.keys()}  # noqa: SIM118 - as above
+            yield from _missing_here(item, held, of_items, here.item(number), module)
+            for tag in of_items.nested.keys() & held:
+                yield from _missing_in_items(item, tag, of_items, here.item(number), module)
+    except (AttributeError, TypeError, ValueError, KeyError, EOFError, NotImplementedError):
+        return  # `elements` tells that the sequence cannot be read
 
 
 @lru_cache(maxsize=64)
 def _modules(sop_class_uid: str) -> tuple[_Module, ...]:
-    iod = get_sop_class_iod_map().get(sop_class_uid)
+    iod = iod_of_sop_class().get(sop_class_uid)
     if iod is None:
         return ()
-    told = [(m["key"], m["usage"] == "M") for m in get_iod_module_map()[iod]]
+    told = [(m["key"], m["usage"] == "M") for m in modules_of_iod()[iod]]
     wanted = {key: _wanted(key) for key, _ in told}
     mandatory = {t for key, is_m in told if is_m for t in _top_level_tags(key)}
     return tuple(
@@ -130,7 +150,7 @@ def _common() -> tuple[_Module, ...]:
 
 
 def _top_level_tags(module: str) -> set[int]:
-    told = get_module_attribute_map().get(module, ())
+    told = attributes_of_module().get(module, ())
     tags = (tag_for_keyword(a["keyword"]) for a in told if not a["path"])
     return {tag for tag in tags if tag is not None}
 
@@ -140,7 +160,7 @@ def _wanted(module: str) -> _Wanted:
     root = _Wanted()
     if module in CHOSEN_BY_VALUE_TYPE:
         return root
-    for attribute in get_module_attribute_map().get(module, ()):
+    for attribute in attributes_of_module().get(module, ()):
         tag = tag_for_keyword(attribute["keyword"])
         if attribute["type"] not in ("1", "2") or tag is None:
             continue

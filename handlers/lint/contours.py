@@ -5,13 +5,17 @@ Beside the images they are judged in `structure_set_on_images`.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 from pydicom.uid import RTStructureSetStorage
 
 from handlers.lint.reading import Floats, whole
 from handlers.lint.rule import Broken, Level, NotChecked, Place, Rule, looks_for
 from handlers.lint.subject import DrawnContour, Subject, Together
+
+Integers = npt.NDArray[np.intp]
 
 _SETS = (RTStructureSetStorage,)
 
@@ -89,6 +93,9 @@ CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 PLANE_TOLERANCE_MM = 0.05
 """How far a point may lie off its contour's plane: half a step of the coarsest rounding in use."""
 
+MOST_PAIRS = 1 << 18
+"""Pairs of edges or corners that are compared at a time: it bounds memory, not what is found."""
+
 SAME_POINT_MM = 1e-4
 """Points that are nearer than this are one point, written twice."""
 
@@ -142,7 +149,8 @@ def rings(subject: Subject, _together: Together) -> Iterator[Broken | NotChecked
         if len(kinds) > 1:
             yield Broken(same_plane[0].place, f"ROI {same_plane[0].roi}", MIXED)
         elif kinds == {"CLOSED_PLANAR"} and len(same_plane) > 1:
-            flat = [_flattened(c.points)[1] for c in same_plane if c.points is not None]
+            across = _axis_across(same_plane[0])
+            flat = [np.delete(c.points, across, axis=1) for c in same_plane if c.points is not None]
             for number, contour in enumerate(same_plane):
                 others = (ring for k, ring in enumerate(flat) if k != number)
                 if any(_is_within(flat[number], ring) for ring in others):
@@ -152,14 +160,34 @@ def rings(subject: Subject, _together: Together) -> Iterator[Broken | NotChecked
 def _by_plane(
     contours: Sequence[DrawnContour],
 ) -> dict[tuple[object, ...], list[DrawnContour]]:
-    """Return closed contours by ROI and plane (the axis along which they are flat, and where)."""
+    """Return closed contours by ROI and plane (the direction across it, and where it lies)."""
     found: dict[tuple[object, ...], list[DrawnContour]] = defaultdict(list)
     for contour in contours:
         if contour.points is not None and len(contour.points) >= 3 and contour.kind in CLOSED:
-            axis = int(np.ptp(contour.points, axis=0).argmin())
-            at = round(float(contour.points[:, axis].mean()), 1)
-            found[(contour.roi, axis, at)].append(contour)
+            normal = _normal(contour.points)
+            middle = float((contour.points @ normal).mean())
+            found[(contour.roi, *np.round(normal, 1) + 0.0, round(middle, 1))].append(contour)
     return found
+
+
+def _normal(given: Floats) -> Floats:
+    """Return the unit vector across a contour, its longest component positive."""
+    extent = np.ptp(given, axis=0)
+    axis = int(extent.argmin())
+    if extent[axis] <= PLANE_TOLERANCE_MM:
+        return np.asarray(np.eye(3)[axis])
+    # twice the area as a vector: it needs no corner to be far from the others
+    from_first = given - given[0]
+    normal = np.cross(from_first, np.roll(from_first, -1, axis=0)).sum(axis=0)
+    length = float(np.linalg.norm(normal))
+    if not length:
+        return np.asarray(np.eye(3)[axis])
+    return np.asarray(normal / length * np.sign(normal[np.abs(normal).argmax()]))
+
+
+def _axis_across(contour: DrawnContour) -> int:
+    """Return the axis along which a contour is seen at its largest."""
+    return 0 if contour.points is None else int(np.abs(_normal(contour.points)).argmax())
 
 
 def _flattened(given: Floats) -> tuple[float, Floats]:
@@ -187,8 +215,32 @@ def _crossings(ring: Floats) -> int:
     order = np.argsort(low[:, 0], kind="stable")
     beyond = np.searchsorted(low[order, 0], high[order, 0])
     counts = np.maximum(beyond - np.arange(len(ring)) - 1, 0)
-    nearer = np.repeat(np.arange(len(ring)), counts)
-    steps = np.arange(len(nearer)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return sum(
+        _crossings_of(part, order, counts, begin, end, low, high)
+        for part in _parts_of_pairs(counts)
+    )
+
+
+def _parts_of_pairs(counts: Integers) -> Iterator[slice]:
+    """Return runs of edges that have no more than `MOST_PAIRS` pairs together, or are alone."""
+    parts = np.cumsum(counts) // MOST_PAIRS
+    edges = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(counts)]
+    return (slice(a, b) for a, b in pairwise(edges))
+
+
+def _crossings_of(
+    part: slice,
+    order: Integers,
+    counts: Integers,
+    begin: Floats,
+    end: Floats,
+    low: Floats,
+    high: Floats,
+) -> int:
+    """Return how many crossings the edges of a run have with those that stand behind them."""
+    nearer = np.repeat(np.arange(part.start, part.stop), counts[part])
+    starts = np.cumsum(counts[part]) - counts[part]
+    steps = np.arange(len(nearer)) - np.repeat(starts, counts[part])
     first, second = order[nearer], order[nearer + 1 + steps]
     meets = (low[first, 1] < high[second, 1]) & (low[second, 1] < high[first, 1])
     meets &= np.abs(first - second) > 1
@@ -216,8 +268,13 @@ def _is_within(inner: Floats, outer: Floats) -> bool:
         inner.max(axis=0) > outer.max(axis=0)
     ).any():
         return False
+    step = max(1, MOST_PAIRS // len(outer))
+    return all(_are_within(inner[i : i + step], outer) for i in range(0, len(inner), step))
+
+
+def _are_within(corners: Floats, outer: Floats) -> bool:
     a, b = outer, np.roll(outer, -1, axis=0)
-    x, y = inner[:, None, 0], inner[:, None, 1]
+    x, y = corners[:, None, 0], corners[:, None, 1]
     straddles = (a[None, :, 1] > y) != (b[None, :, 1] > y)
     with np.errstate(divide="ignore", invalid="ignore"):
         at = a[None, :, 0] + (y - a[None, :, 1]) / (b[:, 1] - a[:, 1])[None, :] * (

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pydicom import Dataset
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from handlers.lint.reading import (
@@ -11,7 +12,9 @@ from handlers.lint.reading import (
     TEXT_VRS,
     bytes_of,
     element,
+    is_plain,
     length_of,
+    parts_of,
     texts,
     vr_of,
 )
@@ -90,35 +93,44 @@ _CHARACTER_SET = Place.of("SpecificCharacterSet")
 
 
 @looks_for(TOO_LONG, MALFORMED, MANY, ILLEGAL_UID, ODD, AS_UN, UNKNOWN_SET, NOT_DECLARED)
-def elements(subject: Subject, _together: Together) -> Iterator[Broken | NotChecked]:
+def elements(subject: Subject, together: Together) -> Iterator[Broken | NotChecked]:
     """Look at every element, also of nested items; private ones only for their length."""
     sets = texts(subject.ds, "SpecificCharacterSet")
     if any(name and name not in CHARACTER_SETS for name in sets):
         yield Broken(_CHARACTER_SET, rule=UNKNOWN_SET)
     is_explicit = subject.transfer_syntax_uid == ExplicitVRLittleEndian
-    yield from _walk(subject.ds, Place(), is_explicit, has_set=any(sets))
+    for tag in list(subject.ds.keys()):
+        found = element(subject.ds, tag)
+        is_sequence = isinstance(found, RawDataElement) and vr_of(found) == "SQ"
+        sent = found.value if found is not None and is_sequence else None
+        key = None if sent is None else (tag, sent, tuple(sets), is_explicit)
+        if key is not None and key in together.clean:
+            continue
+        told = list(_element(subject.ds, tag, Place(), is_explicit, has_set=any(sets)))
+        yield from told
+        if key is not None and not told:
+            together.clean.add(key)
 
 
-def _walk(
-    ds: Dataset, place: Place, is_explicit: bool, *, has_set: bool
+def _element(
+    ds: Dataset, tag: BaseTag, place: Place, is_explicit: bool, *, has_set: bool
 ) -> Iterator[Broken | NotChecked]:
-    for tag in list(ds.keys()):
-        found = element(ds, tag)
-        if found is None:
-            continue
-        vr = vr_of(found)
-        if vr == "SQ":
-            yield from _items(ds, tag, place, is_explicit, has_set=has_set)
-            continue
-        here = place.element(int(tag))
-        if isinstance(found, RawDataElement) and found.length % 2 and found.length != 0xFFFFFFFF:
-            yield Broken(here, f"{found.length} bytes", ODD)
-        if is_explicit and found.VR == "UN" and vr in SHORT_LENGTH:
-            length = length_of(found)
-            if length > LONGEST_SHORT_VALUE:
-                yield Broken(here, f"{length} bytes", AS_UN)
-        if vr in STRING_VRS and not tag.is_private:
-            yield from _value(ds, found, vr, here, has_set=has_set)
+    found = element(ds, tag)
+    if found is None:
+        return
+    vr = vr_of(found)
+    if vr == "SQ":
+        yield from _items(ds, tag, place, is_explicit, has_set=has_set)
+        return
+    here = place.element(int(tag))
+    if isinstance(found, RawDataElement) and found.length % 2 and found.length != 0xFFFFFFFF:
+        yield Broken(here, f"{found.length} bytes", ODD)
+    if is_explicit and found.VR == "UN" and vr in SHORT_LENGTH:
+        length = length_of(found)
+        if length > LONGEST_SHORT_VALUE:
+            yield Broken(here, f"{length} bytes", AS_UN)
+    if vr in STRING_VRS and not tag.is_private:
+        yield from _value(ds, found, vr, here, has_set=has_set)
 
 
 def _items(
@@ -128,7 +140,8 @@ def _items(
     try:
         nested = ds[tag].value or ()
         for number, item in enumerate(nested, start=1):
-            yield from _walk(item, here.item(number), is_explicit, has_set=has_set)
+            for each in list(item.keys()):
+                yield from _element(item, each, here.item(number), is_explicit, has_set=has_set)
     except (AttributeError, TypeError, ValueError, KeyError, EOFError, NotImplementedError):
         yield Broken(here, "its items cannot be read", MALFORMED)
 
@@ -139,7 +152,7 @@ def _value(
     raw = bytes_of(found)
     if not raw.strip():
         return
-    parts = [raw] if vr in ONE_VALUE else raw.split(b"\\")
+    parts = [raw] if vr in ONE_VALUE else parts_of(ds, found)
     many = multiplicity(int(found.tag))
     if many is not None:
         low, high, step = many
@@ -178,7 +191,7 @@ def _longest(
     """
     split = [group for part in parts for group in (part.split(b"=") if vr == "PN" else [part])]
     longest = max(map(len, split))
-    if longest <= most or vr not in TEXT_VRS or all(part.isascii() for part in parts):
+    if longest <= most or vr not in TEXT_VRS or all(map(is_plain, parts)):
         return longest
     try:
         value = ds[found.tag].value

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from handlers.lint.reading import bytes_of, element, tag_of, text
+from handlers.lint.reading import characters, text
 from handlers.lint.rule import Broken, Level, NotChecked, Place, Rule, looks_for
 from handlers.lint.subject import Subject, Together
 
@@ -97,12 +97,11 @@ def patient(subject: Subject, together: Together) -> Iterator[Broken | NotChecke
     ):
         yield Broken(Place.of("PatientID"), rule=BLANK)
     for other in _referenced_series(subject, together):
-        if text(other.ds, "PatientID") != text(subject.ds, "PatientID"):
+        if characters(other.ds, "PatientID") != characters(subject.ds, "PatientID"):
             yield Broken(Place.of("PatientID"), rule=OTHER_PATIENT)
             return
         for keyword in SAME_OF_PATIENT:
-            mine, theirs = (element(ds, tag_of(keyword)) for ds in (subject.ds, other.ds))
-            if (bytes_of(mine) if mine else b"") != (bytes_of(theirs) if theirs else b""):
+            if characters(subject.ds, keyword) != characters(other.ds, keyword):
                 yield Broken(Place.of(keyword), rule=SPELLED)
                 return
 

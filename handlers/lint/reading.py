@@ -22,6 +22,10 @@ STRING_VRS = TEXT_VRS | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "
 """Whose values are characters (PS3.5 6.2)."""
 
 
+ESCAPE = b"\x1b"
+"""Begins a change of the character repertoire (ISO 2022; PS3.5 6.1.2.5)."""
+
+
 def tag_of(keyword: str) -> int:
     """Return the tag of a keyword of the standard."""
     tag = tag_for_keyword(keyword)
@@ -107,6 +111,44 @@ def texts(ds: Dataset, keyword: str) -> list[str]:
 def text(ds: Dataset, keyword: str) -> str:
     """Return the first value of an element of characters; empty where there is none."""
     return (texts(ds, keyword) or [""])[0]
+
+
+def characters(ds: Dataset, keyword: str) -> str:
+    """Return the text of an element, decoded: two objects may say it in two character sets.
+
+    What cannot be decoded is told byte for character.
+    """
+    found = element(ds, tag_of(keyword))
+    if found is None:
+        return ""
+    if isinstance(found, RawDataElement) and found.value and is_plain(found.value):
+        return bytes_of(found).decode("ascii").strip()
+    try:
+        return str(ds[found.tag].value or "").rstrip("\0 ").lstrip()
+    except Exception:  # noqa: BLE001 - whatever cannot be decoded
+        return bytes_of(found).decode("latin-1").strip()
+
+
+def parts_of(ds: Dataset, found: DataElement | RawDataElement) -> list[bytes]:
+    """Return the values of an element of characters, as bytes.
+
+    In some character sets a byte of a letter is that of a backslash (PS3.5 6.1.2.5.3): there the
+    library parts the text, after decoding; each part comes in UTF-8.
+    """
+    raw = bytes_of(found)
+    if vr_of(found) not in TEXT_VRS or b"\\" not in raw or is_plain(raw):
+        return raw.split(b"\\")
+    try:
+        value = ds[found.tag].value
+    except Exception:  # noqa: BLE001 - whatever cannot be decoded
+        return raw.split(b"\\")
+    many = value if isinstance(value, (MultiValue, list, tuple)) else [value]
+    return [str(each).encode() for each in many]
+
+
+def is_plain(raw: bytes) -> bool:
+    """Return whether bytes are ASCII and nothing else: an escape begins another repertoire."""
+    return raw.isascii() and ESCAPE not in raw
 
 
 def numbers(ds: Dataset, keyword: str) -> Floats | None:

@@ -4,7 +4,7 @@ Views that several rules need (contours as points, series as stacks of planes) a
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -217,6 +217,9 @@ class Together:
 
     def __init__(self, subjects: Sequence[Subject]) -> None:
         self.subjects = tuple(subjects)
+        self.clean: set[Hashable] = set()
+        """What a check was told of a sequence, and the bytes it was sent as, where it found no
+        fault: the images of a series repeat hundreds of references, which are read once."""
 
     @cached_property
     def by_instance(self) -> Mapping[str, tuple[Subject, ...]]:

@@ -85,7 +85,8 @@ class Finder:
             own = self._sent(peer.name, query, uids or ())
             sources.append((values, OFFLINE) for values in own)
         # none of the index is held while the answers travel
-        found = list(islice(chain(*sources), MOST_MATCHES + 1))
+        told = _each_once(chain(*sources)) if asks_for_own else chain(*sources)
+        found = list(islice(told, MOST_MATCHES + 1))
         self._tell(exchange, query, found)
 
     def _tell(self, exchange: Exchange, query: Query, found: Sequence[tuple[Values, str]]) -> None:
@@ -201,6 +202,16 @@ def character_set_for(text: str, asked: str) -> str:
             return UNICODE
         return asked.strip()
     return UNICODE
+
+
+def _each_once(found: Iterable[tuple[Values, str]]) -> Iterator[tuple[Values, str]]:
+    """Yield each SOP instance once: a peer may have sent us a result of ours."""
+    seen: set[str] = set()
+    for values, availability in found:
+        uid = values["SOPInstanceUID"]
+        if uid not in seen:
+            seen.add(uid)
+            yield values, availability
 
 
 def _query_of(exchange: Exchange) -> Query:

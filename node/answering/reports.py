@@ -23,7 +23,7 @@ from node.association import CLOSING_GRACE_S, open_association
 from node.config import ANY_AE_TITLE, Config, Peer
 from node.conformance import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, SUCCESS
 from node.errors import DeliveryError
-from node.exchange import Exchange, encoded, is_quiet
+from node.exchange import Exchange, encoded, is_quiet, next_answer
 from node.index.promises import Promise, PromiseBook, PromiseState
 
 LOGGER = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ FILING_S = 30.0
 MOST_DOUBLINGS = 20
 """Pauses double no further: the cap has long been reached."""
 
-_STOPPING_S = 10.0
-"""How long `stop` waits for a report that is under way."""
+_STOPPING_S = 3.0
+"""How long `stop` waits for a report to be broken off; a thread that calls a dead host is left."""
 
 
 class Reports:
@@ -129,6 +129,8 @@ class Reports:
                 for name in dict.fromkeys(promise.peer for promise in due):
                     self._call(self._callable[name], [p for p in due if p.peer == name])
             except Exception:
+                if self._stopping.is_set():
+                    return  # what it works with is being closed
                 LOGGER.exception("commitment.interrupted")
 
     def _give_up(self) -> None:
@@ -203,7 +205,7 @@ class Reports:
         if not assoc.is_established:
             return False
         assoc.dimse.send_msg(request, context.context_id)
-        _, answer = assoc.dimse.get_msg(block=True)
+        answer = next_answer(assoc, self._stopping.is_set)
         is_answer = isinstance(answer, N_EVENT_REPORT) and answer.is_valid_response
         status = answer.Status if is_answer else None
         fields = {"peer": promise.peer, "objects": len(promise.references)}

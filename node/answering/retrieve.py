@@ -41,6 +41,7 @@ from node.errors import DeliveryError, NodeError, UnfitObjectError, UnreadableOb
 from node.exchange import MAX_MESSAGE_ID, Exchange, SubOperations
 from node.index.catalogue import Catalogue, ResultObject
 from node.outgoing import Outgoing, encoded_as, read_outgoing
+from node.peer_line import PeerLine
 
 LOGGER = logging.getLogger(__name__)
 
@@ -113,7 +114,18 @@ class Retriever:
         self._catalogue = catalogue
         self._reader = reader
         self._busy: Counter[str] = Counter()
+        self._lines: set[PeerLine] = set()
+        self._is_stopping = False
         self._counting = threading.Lock()
+        """Guards the three above."""
+
+    def stop(self) -> None:
+        """Break off what is being sent to destinations; their peers are told that it failed."""
+        with self._counting:
+            self._is_stopping = True
+            lines = list(self._lines)
+        for line in lines:
+            line.cut()
 
     def serve_move(self, exchange: Exchange) -> None:
         """Answer one C-MOVE."""
@@ -218,26 +230,55 @@ class Retriever:
         Raises:
             _CancelledError: The peer wants no more.
         """
-        paths = [self._path(one) for one in objects]
+        paths = [self._path(one) for one in objects if self._is_sound(one)]
+        decided: set[str] = set()
 
         def note(answer: InstanceDelivery) -> None:
+            decided.add(answer.sop_instance_uid)
             progress.note(answer.sop_instance_uid, answer.outcome)
 
-        comment = ""
+        comment = "" if len(paths) == len(objects) else "some results cannot be read"
         try:
-            send_instances(
-                to,
-                self._config.node.ae_title,
-                paths,
-                timeout_s=self._config.node.network_timeout_s,
-                on_result=note,
-                tls=self._config.tls,
-            )
+            with self._line(to) as line:
+                send_instances(
+                    to,
+                    self._config.node.ae_title,
+                    paths,
+                    timeout_s=self._config.node.network_timeout_s,
+                    on_result=note,
+                    line=line,
+                )
         except (DeliveryError, UnreadableObjectError, UnfitObjectError) as error:
             comment = str(error)
             LOGGER.warning("retrieval.not_sent", extra={"peer": to.name, "reason": comment})
-        _fail_rest(progress, objects)
+        uids = (one.sop_instance_uid for one in objects)
+        progress.failed += [uid for uid in uids if uid not in decided]  # no answer, at any place
         return comment
+
+    @contextmanager
+    def _line(self, to: Peer) -> Iterator[PeerLine]:
+        """Give a line to a destination that `stop` can cut."""
+        line = PeerLine(to, self._config.node.ae_title, tls=self._config.tls, idle_s=0)
+        with self._counting:
+            self._lines.add(line)
+            is_stopping = self._is_stopping
+        if is_stopping:
+            line.cut()
+        try:
+            yield line
+        finally:
+            with self._counting:
+                self._lines.discard(line)
+
+    def _is_sound(self, one: ResultObject) -> bool:
+        """Tell whether a file can be sent: one that cannot must not keep back the others."""
+        try:
+            read_outgoing(self._path(one), "a result")
+        except (UnreadableObjectError, UnfitObjectError) as error:
+            fields = {"path": one.path, "reason": str(error)}
+            LOGGER.warning("retrieval.not_sent", extra=fields)
+            return False
+        return True
 
     def _path(self, one: ResultObject) -> Path:
         return self._config.node.data / one.path
@@ -288,10 +329,3 @@ def _content(item: Outgoing, syntax: UID) -> bytes:
     with item.path.open("rb") as file:
         file.seek(item.start)
         return file.read()
-
-
-def _fail_rest(progress: _Progress, objects: Sequence[ResultObject]) -> None:
-    """Count as failed what got no answer."""
-    counted = progress.completed + progress.warned + len(progress.failed)
-    for one in objects[counted:]:
-        progress.failed.append(one.sop_instance_uid)

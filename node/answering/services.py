@@ -37,7 +37,7 @@ class Answering:
         catalogue = Catalogue(index)
         reader = ResultReader(catalogue, config.node.data)
         finder = Finder(index, catalogue, reader, config.node.ae_title)
-        retriever = Retriever(config, catalogue, reader)
+        self._retriever = retriever = Retriever(config, catalogue, reader)
         promises = PromiseBook(index)
         self._reports = Reports(config, promises, Verdicts(config, index, store), clock)
         requests = CommitmentRequests(config, promises, clock, self._reports.report_after)
@@ -69,5 +69,6 @@ class Answering:
         self._reports.start(wait_until_filed)
 
     def stop(self) -> None:
-        """Send no more reports; what is owed stays owed."""
+        """Send no results and no reports any more; reports that are owed stay owed."""
+        self._retriever.stop()
         self._reports.stop()

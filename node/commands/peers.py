@@ -1,5 +1,6 @@
 """`hilum echo | send | peers`: talk to a configured peer, and see how each of them stands."""
 
+import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +59,7 @@ def send(
 ) -> None:
     """Send DICOM files to a configured peer (C-STORE)."""
     settings = read_config(config)
+    warnings.simplefilter("ignore")  # pydicom's quote values, a birth date for instance
     with counted(len(files), quiet=as_json) as advance:
         answers = send_instances(
             peer_to_call(settings, peer),

@@ -131,7 +131,7 @@ class Committing:
             elif Role.COMMIT not in peer.roles:
                 self.conclude_unasked(key, then, "it is not to be asked for storage commitment")
                 return
-            elif not self._ask(key, peer, found, then):
+            elif not self._ask(key, peer, found, give_up_at, then):
                 return
 
     def conclude_unasked(self, key: DeliveryKey, then: Next, why: str) -> None:
@@ -143,7 +143,14 @@ class Committing:
 
     # --- steps ---------------------------------------------------------------------------------
 
-    def _ask(self, key: DeliveryKey, peer: Peer, found: Transaction | None, then: Next) -> bool:
+    def _ask(
+        self,
+        key: DeliveryKey,
+        peer: Peer,
+        found: Transaction | None,
+        give_up_at: datetime,
+        then: Next,
+    ) -> bool:
         """Ask for what is not committed to; tell whether the delivery goes on at once."""
         timeout = timedelta(hours=self._config.node.commitment_timeout_h)
         if found is None:
@@ -184,9 +191,12 @@ class Committing:
             what = f"status 0x{status:04X}, {UNANSWERABLE_STATUSES[status]}"
             hint = "let its administrator switch it on, or take the role `commit` from the peer"
             raise DeliveryError(f"{told}: {what}", hint=hint, is_retryable=False)
+        reason = f"{told}: status {failure_text(status)}"
         if status == DUPLICATE_TRANSACTION:
             self._book.close(found.uid)
-        reason = f"{told}: status {failure_text(status)}"
+            if self._clock() >= give_up_at:  # under new names it would be asked for ever
+                self.conclude_unasked(key, then, f"time is spent: {reason}")
+                return False
         then.put_off(key, reason, state=DeliveryState.COMMITTING)
         return False
 

@@ -26,6 +26,7 @@ from node.index.case_rows import (
     utc_text,
 )
 from node.index.delivery_accounts import delivery_findings, receipt_counts, waiting_reasons
+from node.index.peer_rows import COMMITMENTS
 from node.index.states import SETTLED, UNSETTLED, CaseState, DeliveryState
 
 
@@ -235,7 +236,14 @@ class CaseBook:
                     DELIVERIES.c.case_id == case_id,
                     DELIVERIES.c.state.in_(UNSETTLED),
                 )
-                .values(state=DeliveryState.ABANDONED, reason="abandoned by operator")
+                .values(
+                    state=DeliveryState.ABANDONED,
+                    reason="abandoned by operator",
+                    updated_at=utc_text(now),
+                )
+            )
+            connection.execute(
+                COMMITMENTS.update().where(COMMITMENTS.c.case_id == case_id).values(state="closed")
             )
             move_case(connection, row, CaseState.ABANDONED, "abandoned by operator", now)
 

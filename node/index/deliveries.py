@@ -19,7 +19,10 @@ from node.index.case_rows import (
 from node.index.peer_rows import COMMITMENTS, STANDINGS
 from node.index.states import UNSETTLED, CaseState, DeliveryState
 
-ANSWERED = ("sent", "warned", "left_out")
+LEFT_OUT = "left_out"
+"""Outcome of an object that the peer does not negotiate and can do without."""
+
+ANSWERED = ("sent", "warned", LEFT_OUT)
 """Outcomes after which an object need not be sent again: taken, or left out for good."""
 
 TAKEN = ("sent", "warned")
@@ -68,7 +71,8 @@ class DeliveryBook:
 
         Of a peer whose breaker is open there is only the one that tries whether it is back, when
         that is due, those whose time is spent, and those that wait for nothing but us: their
-        report is here.
+        report is here. What was written later than `now`, by a clock that has been put back
+        since, is due at once.
         """
         columns = (
             DELIVERIES.c.case_id,
@@ -89,12 +93,16 @@ class DeliveryBook:
                 has_report.label("has_report"),
                 STANDINGS.c.open_since,
                 STANDINGS.c.probe_at,
+                STANDINGS.c.last_failure_at,
                 (DELIVERIES.c.give_up_at <= utc_text(now)).label("is_spent"),
             )
             .join(STANDINGS, STANDINGS.c.peer == DELIVERIES.c.peer, isouter=True)
             .where(
                 DELIVERIES.c.state.in_(UNSETTLED),
-                DELIVERIES.c.next_try_at <= utc_text(now),
+                sa.or_(
+                    DELIVERIES.c.next_try_at <= utc_text(now),
+                    DELIVERIES.c.updated_at > utc_text(now),
+                ),
             )
             .order_by(DELIVERIES.c.updated_at, DELIVERIES.c.case_id)
         )
@@ -102,7 +110,8 @@ class DeliveryBook:
         with self._index.read() as connection:
             for row in connection.execute(query):
                 if row.open_since is not None and not (row.is_spent or row.has_report):
-                    if row.probe_at > utc_text(now) or row.peer in probed:
+                    is_probed = row.probe_at > utc_text(now) >= row.last_failure_at
+                    if is_probed or row.peer in probed:
                         continue
                     probed.add(row.peer)
                 found.append(DeliveryKey(row.case_id, row.revision, row.peer, row.attempt))
@@ -179,6 +188,22 @@ class DeliveryBook:
         with self._index.read() as connection:
             return [row.reason for row in connection.execute(query)]
 
+    def only_left_out(self, key: DeliveryKey) -> list[str]:
+        """Return why objects were left out, if nothing else became of any of them."""
+        query = (
+            sa.select(RECEIPTS.c.outcome, RECEIPTS.c.reason)
+            .where(
+                RECEIPTS.c.case_id == key.case_id,
+                RECEIPTS.c.revision == key.revision,
+                RECEIPTS.c.peer == key.peer,
+            )
+            .distinct()
+            .order_by(RECEIPTS.c.reason)
+        )
+        with self._index.read() as connection:
+            found = connection.execute(query).all()
+        return [] if any(f.outcome != LEFT_OUT for f in found) else [f.reason for f in found]
+
     def put_off(
         self,
         key: DeliveryKey,
@@ -220,24 +245,40 @@ class DeliveryBook:
         with self._index.begin() as connection:
             connection.execute(
                 DELIVERIES.update()
-                .where(is_delivery(key), DELIVERIES.c.state == DeliveryState.PENDING)
+                .where(
+                    is_delivery(key),
+                    DELIVERIES.c.attempt == key.attempt,
+                    DELIVERIES.c.state == DeliveryState.PENDING,
+                )
                 .values(state=DeliveryState.COMMITTING, reason="", updated_at=utc_text(now))
             )
 
-    def settle(self, key: DeliveryKey, state: DeliveryState, reason: str, now: datetime) -> None:
-        """End a delivery; the last one to end decides the state of its case."""
+    def settle(self, key: DeliveryKey, state: DeliveryState, reason: str, now: datetime) -> bool:
+        """End a delivery; the last one to end decides the state of its case.
+
+        Returns:
+            False when this attempt is over or the delivery settled: an operator has begun it again
+            or given it up meanwhile. Nothing is changed then.
+        """
         with self._index.begin() as connection:
-            connection.execute(
+            row = case_row(connection, key.case_id)
+            changed = connection.execute(
                 DELIVERIES.update()
-                .where(is_delivery(key), DELIVERIES.c.state.in_(UNSETTLED))
+                .where(
+                    is_delivery(key),
+                    DELIVERIES.c.attempt == key.attempt,
+                    DELIVERIES.c.state.in_(UNSETTLED),
+                )
                 .values(state=state, reason=reason, updated_at=utc_text(now))
             )
+            if not changed.rowcount:
+                return False
             close_transactions(connection, key.case_id, key.revision, key.peer)
-            row = case_row(connection, key.case_id)
             if row is None or row.revision != key.revision:
-                return
+                return True
             if CaseState(row.state) is CaseState.DELIVERING:
                 follow_deliveries(connection, row, now)
+        return True
 
 
 def is_delivery(key: DeliveryKey) -> sa.ColumnElement[bool]:

@@ -1,6 +1,6 @@
 """What operators order about deliveries: begin one again, give one up."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,8 +16,8 @@ from node.index.case_rows import (
     utc_text,
     write_history,
 )
-from node.index.deliveries import REFUSED, close_transactions, follow_deliveries
-from node.index.states import CaseState, DeliveryState
+from node.index.deliveries import LEFT_OUT, REFUSED, close_transactions, follow_deliveries
+from node.index.states import UNSETTLED, CaseState, DeliveryState
 
 _DELIVERY_STATES = (CaseState.DELIVERING, CaseState.DELIVERED, CaseState.UNDELIVERED)
 """States of a case in which a single delivery can be begun again."""
@@ -62,7 +62,12 @@ class DeliveryOrders:
             IllegalMoveError: There is no such delivery, or nothing to begin again.
         """
         with self._index.begin() as connection:
-            row, entry = _operated(connection, case_id, peer)
+            row, (*_, entry) = _operated(connection, case_id, peer)
+            if entry.revision != row.revision:
+                raise IllegalMoveError(
+                    f"a newer result set of case {case_id} is on its way, and not owed to {peer}",
+                    hint=f"`hilum cases show {case_id}` tells where it stands",
+                )
             state = DeliveryState(entry.state)
             if state is DeliveryState.DELIVERED:
                 raise IllegalMoveError(f"case {case_id} is delivered to {peer}")
@@ -84,33 +89,43 @@ class DeliveryOrders:
                 move_case(connection, row, CaseState.DELIVERING, told, now)
 
     def abandon_for(self, case_id: str, peer: str, operator: str, now: datetime) -> None:
-        """Give up one peer's delivery; the others go on, and the case follows them.
+        """Give up one peer's deliveries; the others go on, and the case follows them.
+
+        Those of earlier revisions are given up as well: nobody would expect them still to come.
 
         Raises:
             IllegalMoveError: There is no such delivery, or it is at its end.
         """
         with self._index.begin() as connection:
-            row, entry = _operated(connection, case_id, peer)
-            if entry.state in (DeliveryState.DELIVERED, DeliveryState.ABANDONED):
+            row, entries = _operated(connection, case_id, peer)
+            meant = [
+                e
+                for e in entries
+                if e.state in UNSETTLED
+                or (e.revision == row.revision and e.state == DeliveryState.UNDELIVERED)
+            ]
+            if not meant:
+                entry = entries[-1]
                 raise IllegalMoveError(
                     f"the delivery of case {case_id} to {peer} is {entry.state}: there is nothing"
                     " to give up"
                 )
             told = f"delivery to {peer} given up by {operator}"
-            of_peer = sa.and_(
-                DELIVERIES.c.case_id == case_id,
-                DELIVERIES.c.revision == row.revision,
-                DELIVERIES.c.peer == peer,
-            )
-            connection.execute(
-                DELIVERIES.update()
-                .where(of_peer)
-                .values(
-                    state=DeliveryState.ABANDONED,
-                    reason=f"given up by {operator}",
-                    updated_at=utc_text(now),
+            for entry in meant:
+                connection.execute(
+                    DELIVERIES.update()
+                    .where(
+                        DELIVERIES.c.case_id == case_id,
+                        DELIVERIES.c.revision == entry.revision,
+                        DELIVERIES.c.peer == peer,
+                    )
+                    .values(
+                        state=DeliveryState.ABANDONED,
+                        reason=f"given up by {operator}",
+                        updated_at=utc_text(now),
+                    )
                 )
-            )
+                close_transactions(connection, case_id, entry.revision, peer)
             state = CaseState(row.state)
             write_history(connection, case_id, row.revision, state, told, now)
             if state in (CaseState.DELIVERING, CaseState.UNDELIVERED):
@@ -119,28 +134,36 @@ class DeliveryOrders:
 
 def _operated(
     connection: sa.Connection, case_id: str, peer: str
-) -> tuple[sa.Row[Any], sa.Row[Any]]:
-    """Return a case and the delivery of its newest revision to a peer."""
+) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]]:
+    """Return a case and its deliveries to a peer, at least one, that of the newest revision last.
+
+    Raises:
+        IllegalMoveError: There is no such case or no such delivery.
+    """
     row = case_row(connection, case_id)
     if row is None:
         raise IllegalMoveError(f"no case {case_id}", hint="`hilum cases list` shows them")
-    query = sa.select(DELIVERIES).where(
-        DELIVERIES.c.case_id == case_id, DELIVERIES.c.revision == row.revision
+    query = (
+        sa.select(DELIVERIES).where(DELIVERIES.c.case_id == case_id).order_by(DELIVERIES.c.revision)
     )
-    entries: Mapping[str, sa.Row[Any]] = {e.peer: e for e in connection.execute(query)}
-    if peer not in entries:
-        known = ", ".join(sorted(entries)) or "nobody"
+    every = connection.execute(query).all()
+    entries = [entry for entry in every if entry.peer == peer]
+    if not entries:
+        known = ", ".join(sorted({entry.peer for entry in every})) or "nobody"
         raise IllegalMoveError(
             f"case {case_id} has no delivery to {peer!r}",
-            hint=f"its newest result set is owed to: {known}",
+            hint=f"its results are owed to: {known}",
         )
-    return row, entries[peer]
+    return row, entries
 
 
 def _owe_again(
     connection: sa.Connection, row: sa.Row[Any], peer: str, give_up: timedelta, now: datetime
 ) -> None:
-    """Let a delivery begin again: what was refused is owed, what arrived stays confirmed."""
+    """Let a delivery begin again: what arrived stays confirmed, all else is owed.
+
+    What was left out is offered again: what the peer takes may have been mended meanwhile.
+    """
     connection.execute(
         DELIVERIES.update()
         .where(
@@ -163,7 +186,9 @@ def _owe_again(
         RECEIPTS.c.revision == row.revision,
         RECEIPTS.c.peer == peer,
     )
-    connection.execute(RECEIPTS.delete().where(of_peer, RECEIPTS.c.outcome == REFUSED))
+    connection.execute(
+        RECEIPTS.delete().where(of_peer, RECEIPTS.c.outcome.in_((REFUSED, LEFT_OUT)))
+    )
     connection.execute(
         RECEIPTS.update()
         .where(of_peer, RECEIPTS.c.commitment == "refused")

@@ -19,7 +19,7 @@ from node.index import Index
 from node.index.case_rows import CASES, utc_text
 from node.index.fetch_rows import FETCHES, QUESTIONS
 from node.index.states import SETTLED
-from node.index.tables import INSTANCES
+from node.index.tables import ASSOCIATIONS, INSTANCES, SERIES_CARRIED
 
 ASK_ANEW = timedelta(hours=1)
 """A question that was given up may be put again after this, where a case still raises it."""
@@ -104,11 +104,13 @@ class FetchBook:
             fetches = connection.execute(
                 sa.select(FETCHES).where(FETCHES.c.patient_key == patient_key)
             ).all()
+            prior = {row.series for row in fetches if row.is_prior}
+            mere = frozenset(uid for uid in prior if not _came_otherwise(connection, uid))
         told = {
             (row.kind, row.peer, row.subject): _told(row, [f for f in fetches if _is_of(f, row)])
             for row in asked
         }
-        return Elsewhere(told, frozenset(row.series for row in fetches if row.is_prior))
+        return Elsewhere(told, mere)
 
     # --- what is done about it -----------------------------------------------------------------
 
@@ -305,13 +307,14 @@ def _put(connection: sa.Connection, patient_key: str, question: Question, now: d
 def _order(connection: sa.Connection, fetch: Fetch, now: datetime) -> None:
     """Open a fetch, or open it again where the peer has more than was fetched."""
     is_this = (FETCHES.c.peer == fetch.peer) & (FETCHES.c.series == fetch.series_uid)
-    row = connection.execute(sa.select(FETCHES.c.state, FETCHES.c.is_prior).where(is_this)).first()
+    row = connection.execute(sa.select(FETCHES).where(is_this)).first()
     fresh: dict[str, Any] = {
         "state": OPEN,
         "attempts": 0,
         "next_try_at": utc_text(now),
         "reason": "",
         "updated_at": utc_text(now),
+        "came_otherwise": _came_otherwise(connection, fetch.series_uid),
     }
     if row is None:
         connection.execute(
@@ -328,12 +331,30 @@ def _order(connection: sa.Connection, fetch: Fetch, now: datetime) -> None:
             )
         )
     elif row.state != OPEN:
-        is_prior = bool(row.is_prior) and fetch.is_prior
+        fresh["is_prior"] = bool(row.is_prior) and fetch.is_prior
         connection.execute(
-            FETCHES.update()
-            .where(is_this)
-            .values(about=fetch.about, send_by=fetch.by, is_prior=is_prior, **fresh)
+            FETCHES.update().where(is_this).values(about=fetch.about, send_by=fetch.by, **fresh)
         )
+
+
+def _came_otherwise(connection: sa.Connection, series_uid: str) -> bool:
+    """Tell whether a series was here before anybody fetched it, or was sent to us afterwards."""
+    rows = connection.execute(sa.select(FETCHES).where(FETCHES.c.series == series_uid)).all()
+    if not rows:
+        is_here = sa.select(INSTANCES.c.id).where(INSTANCES.c.series == series_uid).limit(1)
+        return connection.scalar(is_here) is not None
+    if any(row.came_otherwise for row in rows):
+        return True
+    if any(row.state == OPEN for row in rows):
+        return False
+    fetched_at = max(datetime.fromisoformat(row.updated_at) for row in rows)
+    query = (
+        sa.select(ASSOCIATIONS.c.id)
+        .join(SERIES_CARRIED)
+        .where(SERIES_CARRIED.c.series == series_uid, ASSOCIATIONS.c.opened_at > fetched_at)
+        .limit(1)
+    )
+    return connection.scalar(query) is not None
 
 
 def _is_question(question: Question) -> tuple[sa.ColumnElement[bool], ...]:
@@ -368,6 +389,7 @@ def _told(row: sa.Row[Any], fetches: Sequence[sa.Row[Any]]) -> Told:
         is_answered=row.state == ANSWERED,
         is_given_up=row.state == GIVEN_UP,
         count=row.instances,
+        held=_question(row).held,
         reason=row.reason,
         notes=tuple(json.loads(row.notes)),
         coming=sum(one.state == OPEN for one in fetches),

@@ -50,12 +50,16 @@ class RunBook:
         self._index = index
 
     def due(self, now: datetime) -> list[RevisionKey]:
-        """Return the attempts to compute whose time has come, oldest revision first."""
+        """Return the attempts to compute whose time has come, oldest revision first.
+
+        Those that run are among them: to begin what runs is harmless, and what was broken off
+        without a word to the index would be forgotten.
+        """
         query = (
             sa.select(REVISIONS.c.case_id, REVISIONS.c.revision, REVISIONS.c.attempt)
             .join(CASES, CASES.c.case_id == REVISIONS.c.case_id)
             .where(
-                CASES.c.state == CaseState.READY,
+                CASES.c.state.in_((CaseState.READY, CaseState.RUNNING)),
                 CASES.c.revision == REVISIONS.c.revision,
                 REVISIONS.c.next_try_at <= utc_text(now),
             )

@@ -77,7 +77,7 @@ class StandingBook:
             row = _locked(connection, peer)
             if row is None or row.open_since is None:
                 return None
-            if row.probe_at > utc_text(now):
+            if row.probe_at > utc_text(now) >= row.last_failure_at:  # else the clock was put back
                 return datetime.fromisoformat(row.probe_at)
             _write(connection, peer, probe_at=utc_text(now + pause))
         return None
