@@ -21,5 +21,6 @@ if [ $# -eq 0 ]; then
     lint-imports
 fi
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 # as in the node's own children
-# two at a time, a file on one of them: module fixtures are costly
-exec python -m pytest -n 2 --dist loadfile "$@"
+# three at a time on two cores, for many tests wait for peers; a file on one of them: module fixtures
+# are costly
+exec python -m pytest -n 3 --dist loadfile "$@"

@@ -168,7 +168,9 @@ def test_our_own_objects_take_no_part(index: Index, book: InstanceBook) -> None:
     """Peers return our results: recognised by equipment, or by recorded UID if it was changed."""
     with index.begin() as connection:
         connection.execute(
-            RESULTS.insert().values(case_id="c", revision=1, sop_instance_uid="1.6", path="p")
+            RESULTS.insert().values(
+                case_id="c", revision=1, sop_instance_uid="1.6", path="p", output="mr"
+            )
         )
     add(book, header("1.5", is_ours=True))
     add(book, header("1.6", "MR"))

@@ -229,9 +229,8 @@ def test_result_set_when_written_has_the_fixed_names(
     assert (target["refined_roi"] is None) == (target["status"] == "abstained")
 
 
-@pytest.mark.parametrize(
-    ("position", "plane"), [("HFP", "sagittal"), ("FFS", "coronal"), ("FFP", "oblique")]
-)
+# the other positions and planes: test_mmro, and all of them in bench/mmro
+@pytest.mark.parametrize(("position", "plane"), [("FFP", "oblique")])
 def test_patient_when_turned_and_mr_in_another_plane_is_registered(
     tmp_path: Path,
     position: Literal["HFP", "FFS", "FFP"],

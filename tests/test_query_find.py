@@ -220,12 +220,14 @@ def test_answers_when_they_never_end_are_cut_and_canceled() -> None:
         for number in range(4 * MOST_ANSWERS):
             raw = encoded(QueryRetrieveLevel="IMAGE", SOPInstanceUID=f"1.2.{number}")
             respond(assoc, request, context_id, PENDING, raw)
-            if assoc.dimse.cancel_req:
-                canceled.append(number)
-                respond(assoc, request, context_id, 0xFE00)
-                return
-            if not assoc.is_established:
-                return
+            if assoc.dimse.cancel_req or not assoc.is_established:
+                break
+        # all may be on its way before the request to stop is read
+        deadline_s = time.monotonic() + 10
+        while not assoc.dimse.cancel_req and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        canceled.extend(assoc.dimse.cancel_req)
+        respond(assoc, request, context_id, 0xFE00)
 
     with odd_archive(serve) as peer:
         found = ask(peer, lambda questions: questions.images(STUDY, SERIES))
