@@ -43,6 +43,7 @@ def test_sphere_when_its_level_is_its_distance_is_drawn_without_staircase(facing
     assert np.abs(np.linalg.norm(traced - centre, axis=1) - 12.0).max() > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixel_mm", [0.2, 0.98, 1.3])
 def test_level_when_of_any_shape_and_unit_rasterizes_back_to_its_mask(pixel_mm: float) -> None:
     """Rings, islands, holes, edges of the grid, steps without a slope: `mask_from_roi` agrees."""

@@ -164,6 +164,7 @@ def one_contour_refers_to_an_absent_slice(objects: Objects) -> None:
     image.ReferencedSOPInstanceUID = "2.25.999"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("burden", "told"),
     [
@@ -189,6 +190,7 @@ def computed(objects: Objects, tmp_path: Path, *extra: str) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_foreign_files_when_given_too_do_not_matter(objects: Objects, tmp_path: Path) -> None:
     """A text file and a plan among the objects change nothing."""
     folder = write(objects, tmp_path / "in")
@@ -280,6 +282,7 @@ def test_output_folder_when_it_holds_the_input_is_refused(objects: Objects, tmp_
     assert {p: p.read_bytes() for p in folder.rglob("*.dcm")} == before
 
 
+@pytest.mark.slow
 def test_result_set_when_computed_again_takes_the_place_of_the_old(
     objects: Objects, tmp_path: Path
 ) -> None:

@@ -462,6 +462,7 @@ def test_cancel_that_comes_too_late_does_not_end_the_next_query(
                 assoc.send_c_cancel(1, query_model=STUDY_ROOT_FIND)
 
 
+@pytest.mark.slow
 def test_query_with_too_many_matches_says_so(tmp_path: Path) -> None:
     """An answer that is not all of it must not look as if it were: 0xA700 at the end."""
     values = {"StudyInstanceUID": STUDY, "SeriesInstanceUID": MR_SERIES}
@@ -659,6 +660,7 @@ def test_get_that_is_cancelled_ends(transport: Transport, tmp_path: Path) -> Non
     assert final.NumberOfRemainingSuboperations == 199 - final.NumberOfCompletedSuboperations
 
 
+@pytest.mark.slow
 @BOTH
 def test_peer_that_aborts_in_the_middle_of_a_get_leaves_the_node_well(
     transport: Transport, tmp_path: Path

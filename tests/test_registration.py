@@ -45,6 +45,7 @@ def test_register_recovers_a_known_motion_when_the_mr_lies_400_mm_away(
     assert registration.leading_series_uid == "2.1"
 
 
+@pytest.mark.slow
 def test_register_gives_the_same_result_when_run_again(
     ct: Image, found: tuple[RigidTransform, Image, Registration]
 ) -> None:
