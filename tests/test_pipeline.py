@@ -110,7 +110,7 @@ def told(recipe: Protocol) -> ComputeSettings:
         **{
             name: getattr(recipe, name)
             for name in ComputeSettings.model_fields
-            if name not in ("target_patterns", "second_opinion")
+            if name not in ("target_patterns", "second_opinion", "tps")
         },
     )
     text = settings.model_dump_json()
