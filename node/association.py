@@ -23,9 +23,7 @@ from pynetdicom.transport import T_CONNECT, AssociationSocket
 
 from node import refusals
 from node.config import Peer, TlsSection
-
-CLOSING_GRACE_S = 2.0
-"""How long an association may take to say goodbye before the connection is cut."""
+from node.requesting import CLOSING_GRACE_S as CLOSING_GRACE_S
 
 
 class PeerConnection(AssociationSocket):

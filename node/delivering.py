@@ -4,45 +4,23 @@
 of `delivery`, what a peer is asked to keep that of `commitment`.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from node.commitment.committing import Committing
-from node.config import Config, NodeSection, Peer, Role
+from node.config import Config, Peer, Role
 from node.delivery import InstanceDelivery, InstanceOutcome, send_instances
 from node.errors import DeliveryError, UnfitObjectError, UnreadableObjectError
 from node.index.deliveries import DeliveryBook, DeliveryKey, Owed
 from node.index.standings import StandingBook
 from node.index.states import DeliveryState
+from node.pauses import pause
 from node.peer_line import PeerLines
 
 LOGGER = logging.getLogger(__name__)
 
-MOST_DOUBLINGS = 20
-"""Pauses double no further: the cap has long been reached."""
-
-JITTER = 0.2
-"""By how much of itself a pause may be shorter: what failed together comes back one by one."""
-
 _UNANSWERED = (InstanceOutcome.NOT_ATTEMPTED, InstanceOutcome.REFUSED_TRANSIENT)
-
-
-def pause(node: NodeSection, attempt: int, of: str = "") -> timedelta:
-    """Return how long to wait after an attempt: twice as long each time, up to a cap.
-
-    Args:
-        node: Shortest and longest pause.
-        attempt: Number of the attempt, from 0.
-        of: Whose pause; shortens it by up to a fifth, always alike. Empty: not at all.
-    """
-    pause_s = node.delivery_retry_s * 2.0 ** min(attempt, MOST_DOUBLINGS)
-    pause_s = min(pause_s, node.delivery_retry_cap_s)
-    if of:
-        digest = hashlib.sha256(f"{of}.{attempt}".encode()).digest()
-        pause_s *= 1.0 - JITTER * digest[0] / 256
-    return timedelta(seconds=pause_s)
 
 
 class Delivering:
@@ -89,7 +67,7 @@ class Delivering:
         try:
             reason = self._step(key, peer, owed)
         except DeliveryError as error:
-            reason = f"{error} ({error.hint})" if error.hint else str(error)
+            reason = error.with_hint
             if not error.is_retryable:
                 self._standings.refused(key.peer, reason, self._clock())
                 self.settle(key, DeliveryState.UNDELIVERED, reason)

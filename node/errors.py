@@ -14,6 +14,11 @@ class NodeError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    @property
+    def with_hint(self) -> str:
+        """What went wrong, and what to do about it."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
+
 
 class ConfigError(NodeError):
     """The configuration cannot be used.

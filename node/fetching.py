@@ -17,13 +17,13 @@ from typing import Protocol
 from node.assembly import CaseProposal
 from node.completeness import NOTHING_KNOWN, Elsewhere
 from node.config import Config, Peer
-from node.delivering import pause
 from node.errors import DeliveryError, QueryError
 from node.header import InstanceHeader
 from node.index import Index
 from node.index.fetches import Fetch, FetchBook, OpenQuestion
 from node.index.instances import InstanceBook
 from node.log import IDENTIFIERS
+from node.pauses import pause
 from node.query.dialog import Store
 from node.query.find import Found, Match, Questions, is_askable, open_questions
 from node.query.priors import OtherSeries, choose_series, choose_studies, limited
@@ -250,7 +250,7 @@ class Fetching:
         self._book.answer(question, self._clock(), fetches=fetches, notes=notes)
 
     def _put_off_question(self, asked: OpenQuestion, error: DeliveryError) -> None:
-        now, reason = self._clock(), _reason(error)
+        now, reason = self._clock(), error.with_hint
         is_last = asked.attempts + 1 >= MOST_QUESTION_ATTEMPTS or not error.is_retryable
         quiet_s = max(asked.question.quiet_s, LEAST_PAUSE_S) * 2.0**asked.attempts
         next_try_at = None if is_last else now + timedelta(seconds=min(quiet_s, LONGEST_PAUSE_S))
@@ -269,7 +269,7 @@ class Fetching:
         except DeliveryError as error:
             if self._stopping.is_set():
                 return
-            now, reason = self._clock(), _reason(error)
+            now, reason = self._clock(), error.with_hint
             is_last = fetch.attempts + 1 >= MOST_FETCH_ATTEMPTS or not error.is_retryable
             next_try_at = None if is_last else now + pause(self._config.node, fetch.attempts)
             self._book.put_off(fetch, reason, next_try_at, now)
@@ -410,7 +410,3 @@ def _look_for(
             "the peer's answers cannot be understood", hint="look into its log", is_retryable=True
         )
     return study_uid, None
-
-
-def _reason(error: DeliveryError) -> str:
-    return f"{error} ({error.hint})" if error.hint else str(error)

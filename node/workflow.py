@@ -18,12 +18,13 @@ from dbos import DBOS, SetWorkflowID
 
 from node.compute_job import OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome, summary_lines
 from node.config import Config
-from node.delivering import Delivering, pause
+from node.delivering import Delivering
 from node.disk import sync_folder
 from node.errors import ComputeError, StorageFullError
 from node.index.deliveries import DeliveryBook, DeliveryKey
 from node.index.runs import RevisionKey, RunBook
 from node.outputs import output_of
+from node.pauses import pause
 from node.supervise import ChildProcesses
 
 LOGGER = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class Workflow:
         except ComputeError as error:
             if not self._children.is_stopped:  # a stop is not the case's fault
                 most_failures = self._config.node.compute_attempts
-            reason = f"{error} ({error.hint})" if error.hint else str(error)
+            reason = error.with_hint
         except (OSError, StorageFullError) as error:
             reason = f"the machine is in trouble: {error}"
         except Exception as error:

@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ParametricMapStorage
 
 from node.config import NodeSection
-from node.delivering import pause
+from node.pauses import pause
 from node.index.case_rows import IllegalMoveError
 from node.index.states import CaseState
 from node.outputs import OUTPUTS

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from io import BytesIO
 from typing import Any
 
@@ -25,6 +25,7 @@ from node.conformance import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, SU
 from node.errors import DeliveryError
 from node.exchange import Exchange, encoded, is_quiet, next_answer
 from node.index.promises import Promise, PromiseBook, PromiseState
+from node.pauses import pause
 
 LOGGER = logging.getLogger(__name__)
 
@@ -36,9 +37,6 @@ LOOK_EVERY_S = 1.0
 
 FILING_S = 30.0
 """How long a report waits for objects that were promised a moment ago to be in the index."""
-
-MOST_DOUBLINGS = 20
-"""Pauses double no further: the cap has long been reached."""
 
 _STOPPING_S = 3.0
 """How long `stop` waits for a report to be broken off; a thread that calls a dead host is left."""
@@ -170,10 +168,8 @@ class Reports:
                 self._put_off(promise, reason)
 
     def _put_off(self, promise: Promise, reason: str) -> None:
-        node = self._config.node
-        pause_s = node.delivery_retry_s * 2.0 ** min(promise.attempt, MOST_DOUBLINGS)
-        pause = timedelta(seconds=min(pause_s, node.delivery_retry_cap_s))
-        self._promises.put_off(promise, self._clock() + pause, reason)
+        next_try_at = self._clock() + pause(self._config.node, promise.attempt)
+        self._promises.put_off(promise, next_try_at, reason)
         LOGGER.warning("commitment.put_off", extra={"peer": promise.peer, "reason": reason})
 
     # --- one report ----------------------------------------------------------------------------

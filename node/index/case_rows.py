@@ -84,6 +84,13 @@ RECEIPTS = sa.Table(
 """`commitment`: whether the peer keeps the object, as far as it was asked; see
 `node.index.commitments`."""
 
+IS_ANSWER_TO_RESULT = sa.and_(
+    RESULTS.c.case_id == RECEIPTS.c.case_id,
+    RESULTS.c.revision == RECEIPTS.c.revision,
+    RESULTS.c.sop_instance_uid == RECEIPTS.c.sop_instance_uid,
+)
+"""Joins what a peer answered to the object that it answered about."""
+
 HISTORY = sa.Table(
     "history",
     METADATA,

@@ -14,8 +14,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.index import Index
-from node.index.case_rows import DELIVERIES, RECEIPTS, RESULTS, utc_text
-from node.index.deliveries import TAKEN, DeliveryKey, is_delivery
+from node.index.case_rows import (
+    DELIVERIES,
+    IS_ANSWER_TO_RESULT,
+    RECEIPTS,
+    RESULTS,
+    utc_text,
+)
+from node.index.deliveries import TAKEN, DeliveryKey, is_of
 from node.index.peer_rows import COMMITMENTS
 from node.index.states import DeliveryState
 
@@ -73,7 +79,7 @@ class CommitmentBook:
         """Return the transaction that a delivery waits for, or is to ask for."""
         query = (
             sa.select(COMMITMENTS)
-            .where(_is_of(key), COMMITMENTS.c.state == "open")
+            .where(is_of(key, COMMITMENTS), COMMITMENTS.c.state == "open")
             .order_by(COMMITMENTS.c.created_at.desc())
         )
         with self._index.read() as connection:
@@ -84,15 +90,8 @@ class CommitmentBook:
         """Return path by SOP Instance UID of what the peer took and has not yet committed to."""
         query = (
             sa.select(RECEIPTS.c.sop_instance_uid, RESULTS.c.path)
-            .join(
-                RESULTS,
-                sa.and_(
-                    RESULTS.c.case_id == RECEIPTS.c.case_id,
-                    RESULTS.c.revision == RECEIPTS.c.revision,
-                    RESULTS.c.sop_instance_uid == RECEIPTS.c.sop_instance_uid,
-                ),
-            )
-            .where(_is_receipt(key), RECEIPTS.c.outcome.in_(TAKEN), RECEIPTS.c.commitment == "")
+            .join(RESULTS, IS_ANSWER_TO_RESULT)
+            .where(is_of(key, RECEIPTS), RECEIPTS.c.outcome.in_(TAKEN), RECEIPTS.c.commitment == "")
             .order_by(RESULTS.c.path)
         )
         with self._index.read() as connection:
@@ -102,7 +101,7 @@ class CommitmentBook:
         """Return why the peer will not keep objects, each reason once."""
         query = (
             sa.select(RECEIPTS.c.commitment_reason)
-            .where(_is_receipt(key), RECEIPTS.c.commitment == COMMITMENT_REFUSED)
+            .where(is_of(key, RECEIPTS), RECEIPTS.c.commitment == COMMITMENT_REFUSED)
             .distinct()
             .order_by(RECEIPTS.c.commitment_reason)
         )
@@ -115,7 +114,7 @@ class CommitmentBook:
         An object that a report does not name was not kept.
         """
         query = sa.select(COMMITMENTS.c.objects, COMMITMENTS.c.report).where(
-            _is_of(key), COMMITMENTS.c.report != ""
+            is_of(key, COMMITMENTS), COMMITMENTS.c.report != ""
         )
         found: Counter[str] = Counter()
         with self._index.read() as connection:
@@ -205,7 +204,7 @@ class CommitmentBook:
             if row.state == "open":
                 connection.execute(
                     DELIVERIES.update()
-                    .where(is_delivery(key), DELIVERIES.c.state == DeliveryState.COMMITTING)
+                    .where(is_of(key, DELIVERIES), DELIVERIES.c.state == DeliveryState.COMMITTING)
                     .values(next_try_at=utc_text(now))
                 )
             else:
@@ -260,7 +259,7 @@ class CommitmentBook:
             connection.execute(
                 DELIVERIES.update()
                 .where(
-                    is_delivery(key),
+                    is_of(key, DELIVERIES),
                     DELIVERIES.c.attempt == key.attempt,
                     DELIVERIES.c.state == DeliveryState.COMMITTING,
                 )
@@ -271,22 +270,6 @@ class CommitmentBook:
                     updated_at=utc_text(now),
                 )
             )
-
-
-def _is_of(key: DeliveryKey) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        COMMITMENTS.c.case_id == key.case_id,
-        COMMITMENTS.c.revision == key.revision,
-        COMMITMENTS.c.peer == key.peer,
-    )
-
-
-def _is_receipt(key: DeliveryKey) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        RECEIPTS.c.case_id == key.case_id,
-        RECEIPTS.c.revision == key.revision,
-        RECEIPTS.c.peer == key.peer,
-    )
 
 
 def _transaction(row: sa.Row[Any]) -> Transaction:
@@ -319,7 +302,7 @@ def _mark(
         parameter: sa.BindParameter[str] = sa.bindparam("uid")
         connection.execute(
             RECEIPTS.update()
-            .where(_is_receipt(key), RECEIPTS.c.sop_instance_uid == parameter)
+            .where(is_of(key, RECEIPTS), RECEIPTS.c.sop_instance_uid == parameter)
             .values(**changes),
             [{"uid": uid} for uid in uids],
         )
@@ -331,7 +314,7 @@ def _take_late(
     """Correct what was settled without a report; what was sent again since is left alone."""
     settled = (FOUND, UNCONFIRMED)
     query = sa.select(RECEIPTS.c.sop_instance_uid).where(
-        _is_receipt(key), RECEIPTS.c.commitment.in_(settled)
+        is_of(key, RECEIPTS), RECEIPTS.c.commitment.in_(settled)
     )
     open_uids = set(connection.scalars(query)) & set(objects)
     kept = open_uids & report.committed - set(report.failed)

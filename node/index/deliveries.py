@@ -124,13 +124,11 @@ class DeliveryBook:
             None when this attempt is over, or the delivery settled.
         """
         answered = sa.select(RECEIPTS.c.sop_instance_uid).where(
-            RECEIPTS.c.case_id == key.case_id,
-            RECEIPTS.c.revision == key.revision,
-            RECEIPTS.c.peer == key.peer,
+            is_of(key, RECEIPTS),
             RECEIPTS.c.outcome.in_((*ANSWERED, REFUSED)),
         )
         with self._index.read() as connection:
-            entry = connection.execute(sa.select(DELIVERIES).where(is_delivery(key))).first()
+            entry = connection.execute(sa.select(DELIVERIES).where(is_of(key, DELIVERIES))).first()
             if entry is None or entry.attempt != key.attempt:
                 return None
             if entry.state not in UNSETTLED:
@@ -177,9 +175,7 @@ class DeliveryBook:
         query = (
             sa.select(RECEIPTS.c.reason)
             .where(
-                RECEIPTS.c.case_id == key.case_id,
-                RECEIPTS.c.revision == key.revision,
-                RECEIPTS.c.peer == key.peer,
+                is_of(key, RECEIPTS),
                 RECEIPTS.c.outcome == REFUSED,
             )
             .distinct()
@@ -193,9 +189,7 @@ class DeliveryBook:
         query = (
             sa.select(RECEIPTS.c.outcome, RECEIPTS.c.reason)
             .where(
-                RECEIPTS.c.case_id == key.case_id,
-                RECEIPTS.c.revision == key.revision,
-                RECEIPTS.c.peer == key.peer,
+                is_of(key, RECEIPTS),
             )
             .distinct()
             .order_by(RECEIPTS.c.reason)
@@ -227,7 +221,7 @@ class DeliveryBook:
             connection.execute(
                 DELIVERIES.update()
                 .where(
-                    is_delivery(key),
+                    is_of(key, DELIVERIES),
                     DELIVERIES.c.attempt == key.attempt,
                     DELIVERIES.c.state.in_(UNSETTLED),
                 )
@@ -246,7 +240,7 @@ class DeliveryBook:
             connection.execute(
                 DELIVERIES.update()
                 .where(
-                    is_delivery(key),
+                    is_of(key, DELIVERIES),
                     DELIVERIES.c.attempt == key.attempt,
                     DELIVERIES.c.state == DeliveryState.PENDING,
                 )
@@ -265,7 +259,7 @@ class DeliveryBook:
             changed = connection.execute(
                 DELIVERIES.update()
                 .where(
-                    is_delivery(key),
+                    is_of(key, DELIVERIES),
                     DELIVERIES.c.attempt == key.attempt,
                     DELIVERIES.c.state.in_(UNSETTLED),
                 )
@@ -281,12 +275,12 @@ class DeliveryBook:
         return True
 
 
-def is_delivery(key: DeliveryKey) -> sa.ColumnElement[bool]:
-    """Return the condition that picks the row of a delivery, whatever its attempt."""
+def is_of(key: DeliveryKey, table: sa.Table) -> sa.ColumnElement[bool]:
+    """Return the condition that picks the rows of a delivery, whatever its attempt."""
     return sa.and_(
-        DELIVERIES.c.case_id == key.case_id,
-        DELIVERIES.c.revision == key.revision,
-        DELIVERIES.c.peer == key.peer,
+        table.c.case_id == key.case_id,
+        table.c.revision == key.revision,
+        table.c.peer == key.peer,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from node.index.case_rows import CASES, DELIVERIES, RECEIPTS, RESULTS
+from node.index.case_rows import CASES, DELIVERIES, IS_ANSWER_TO_RESULT, RECEIPTS, RESULTS
 from node.index.commitments import FOUND, LOST, UNCONFIRMED
 from node.index.peer_rows import STANDINGS
 from node.index.states import UNSETTLED, CaseState
@@ -107,14 +107,7 @@ def receipt_counts(
     )
     query = (
         sa.select(*columns, sa.func.count().label("objects"))
-        .join(
-            RESULTS,
-            sa.and_(
-                RESULTS.c.case_id == RECEIPTS.c.case_id,
-                RESULTS.c.revision == RECEIPTS.c.revision,
-                RESULTS.c.sop_instance_uid == RECEIPTS.c.sop_instance_uid,
-            ),
-        )
+        .join(RESULTS, IS_ANSWER_TO_RESULT)
         .where(RECEIPTS.c.case_id == case_id, RECEIPTS.c.revision == revision)
         .group_by(*columns)
         .order_by(*columns)
