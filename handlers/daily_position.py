@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from handlers.geometry import RigidTransform
+from handlers.results import DailyPosition, Registration
 from handlers.roi_names import numbered
 from handlers.sampling import mask_from_roi, resample_mask
-from handlers.values import DailyPosition, Image, Mask, Registration, StructureSet
+from handlers.values import Image, Mask, StructureSet
 
 IEC_FROM_LPS: Mapping[str, npt.NDArray[np.float64]] = {
     "HFS": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),

@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 from handlers.margins import Margins, Shape, cut_out, grow, intersection, shape_of, union
+from handlers.results import DerivedTarget, Refinement
 from handlers.roi_names import derived_name, matches
-from handlers.values import DerivedTarget, Finding, Mask, Refinement, Roi, Severity
+from handlers.values import Finding, Mask, Roi, Severity
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from scipy import ndimage
 
 from handlers.errors import EmptyStructureError, GeometryMismatchError
 from handlers.geometry import Geometry
+from handlers.results import VoxelField
 from handlers.sampling.distance import signed_distance_of_array
-from handlers.values import Mask, VoxelField
+from handlers.values import Mask
 
 Floats = npt.NDArray[np.float32]
 Block = tuple[slice, slice, slice]

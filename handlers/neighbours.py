@@ -12,18 +12,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from handlers.margins import block_around, cut_out, shape_of
+from handlers.results import MoveCause, Refinement, SurfaceMoves, TargetStatus, VolumeChange
 from handlers.sampling import signed_distance_of_array
 from handlers.surface_figures import MOVED_MM
-from handlers.values import (
-    Finding,
-    Mask,
-    MoveCause,
-    Refinement,
-    Severity,
-    SurfaceMoves,
-    TargetStatus,
-    VolumeChange,
-)
+from handlers.values import Finding, Mask, Severity
 
 Bools = npt.NDArray[np.bool_]
 _T = TypeVar("_T", bound=Hashable)

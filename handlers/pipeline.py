@@ -13,24 +13,19 @@ from handlers.errors import InputRejectedError
 from handlers.neighbours import settle
 from handlers.refinement import RefinementSettings, refine
 from handlers.registration import RegistrationSettings, register_frame
-from handlers.roi_names import matches, names_in_use, numbered, refined_name
-from handlers.sampling import mask_from_roi, resample
-from handlers.values import (
-    Case,
+from handlers.results import (
     CaseResult,
     DailyPosition,
-    Finding,
-    Image,
-    Mask,
     Refinement,
     Registration,
     RegistrationStatus,
     ResampledMr,
-    Roi,
-    Severity,
     TargetResult,
     TargetStatus,
 )
+from handlers.roi_names import matches, names_in_use, numbered, refined_name
+from handlers.sampling import mask_from_roi, resample
+from handlers.values import Case, Finding, Image, Mask, Roi, Severity
 
 SWITCHED_OFF = "switched off by the protocol"
 """Why a target is left alone that the protocol does not want refined."""
@@ -257,7 +252,7 @@ def _daily_positions(
     images = {image.series_instance_uid: image for image in case.other_ct}
     for registration in registrations:
         uid = registration.leading_series_uid
-        if case.kind_of(registration) != "cbct" or registration.status is RegistrationStatus.FAIL:
+        if registration.kind_in(case) != "cbct" or registration.status is RegistrationStatus.FAIL:
             continue
         drawn = case.other_structure_sets.get(uid)
         organs = (
@@ -352,7 +347,7 @@ def _verdicts(
         Finding(
             f"registration.{registration.status}",
             Severity.WARNING,
-            f"registration {number} ({case.kind_of(registration).upper()} to planning CT): "
+            f"registration {number} ({registration.kind_in(case).upper()} to planning CT): "
             f"{' '.join(registration.reasons)}",
             {"uncertainty_mm": registration.uncertainty_mm},
         )

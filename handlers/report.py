@@ -7,16 +7,9 @@ design: scripts depend on them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from handlers.results import CaseResult, Registration, ResampledMr, SurfaceMoves, TargetResult
 from handlers.surface_figures import MOVED_MM, surface_figures
-from handlers.values import (
-    CaseResult,
-    Finding,
-    Mask,
-    Registration,
-    ResampledMr,
-    SurfaceMoves,
-    TargetResult,
-)
+from handlers.values import Finding, Mask
 
 
 def metrics_document(result: CaseResult, case: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +51,7 @@ def findings_document(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 
 def _registration(registration: Registration, result: CaseResult) -> dict[str, Any]:
     return {
-        "kind": result.case.kind_of(registration),
+        "kind": registration.kind_in(result.case),
         "status": str(registration.status),
         "reasons": list(registration.reasons),
         "frame_of_reference_uid": registration.ct_from_mr.from_frame_uid,

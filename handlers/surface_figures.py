@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from handlers.values import MoveCause, SurfaceMoves
+from handlers.results import MoveCause, SurfaceMoves
 
 MOVED_MM = 0.5
 """What lies closer to the drawn surface counts as not moved: half a fine pixel of a planning CT."""

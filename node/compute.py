@@ -33,7 +33,8 @@ from handlers.pipeline import Settings, TargetSwitch, find_targets, run
 from handlers.refinement import RefinementSettings
 from handlers.registration import RegistrationSettings
 from handlers.report import metrics_document
-from handlers.values import Case, CaseResult, Finding, Severity
+from handlers.results import CaseResult
+from handlers.values import Case, Finding, Severity
 from node import protocol
 from node.compute_job import (
     METRICS_FILE,

@@ -20,23 +20,17 @@ from pydicom.uid import (
 
 from handlers.encode import Authorship, Sources, encode_result_set
 from handlers.geometry import Geometry, RigidTransform
-from handlers.sampling import contours_from_mask
-from handlers.values import (
-    Case,
+from handlers.results import (
     CaseResult,
-    Finding,
-    Image,
-    Mask,
     Refinement,
     Registration,
     RegistrationStatus,
     ResampledMr,
-    Roi,
-    Severity,
-    StructureSet,
     TargetResult,
     TargetStatus,
 )
+from handlers.sampling import contours_from_mask
+from handlers.values import Case, Finding, Image, Mask, Roi, Severity, StructureSet
 
 CT_FRAME, MR_FRAME, MR_FRAME_B = "1.2.826.0.1.10", "1.2.826.0.1.20", "1.2.826.0.1.30"
 CT_STUDY, MR_STUDY = "1.2.826.0.1.11", "1.2.826.0.1.21"

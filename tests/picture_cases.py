@@ -9,21 +9,17 @@ import numpy.typing as npt
 from handlers.geometry import Geometry, RigidTransform
 from handlers.pictures.choice import PANEL_PIXELS
 from handlers.pictures.overview import GAP_PIXELS, HEADER_PIXELS
-from handlers.sampling import contours_from_mask
-from handlers.values import (
-    Case,
+from handlers.results import (
     CaseResult,
-    Image,
-    Mask,
     Refinement,
     Registration,
     RegistrationStatus,
     ResampledMr,
-    Roi,
-    StructureSet,
     TargetResult,
     TargetStatus,
 )
+from handlers.sampling import contours_from_mask
+from handlers.values import Case, Image, Mask, Roi, StructureSet
 from tests.encode_cases import CT_FRAME, CT_SERIES, MR_FRAME, MR_SERIES, STRUCTURE_SET, ball
 
 POSITIONS: Mapping[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {

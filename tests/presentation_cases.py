@@ -14,11 +14,9 @@ from scipy import ndimage
 
 from handlers.decode import CaseDatasets, decode_case
 from handlers.encode import Sources
-from handlers.sampling import mask_from_roi, resample
-from handlers.values import (
+from handlers.results import (
     CaseResult,
     DerivedTarget,
-    Mask,
     Refinement,
     Registration,
     RegistrationStatus,
@@ -26,6 +24,8 @@ from handlers.values import (
     TargetResult,
     TargetStatus,
 )
+from handlers.sampling import mask_from_roi, resample
+from handlers.values import Mask
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.phantom.options import PatientPosition
 from tests.encode_cases import AUTHORSHIP, EncodeCase

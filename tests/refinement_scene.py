@@ -10,15 +10,8 @@ from scipy import ndimage
 
 from handlers.geometry import Geometry, RigidTransform
 from handlers.refinement import RefinementSettings, refine
-from handlers.values import (
-    Image,
-    Mask,
-    Refinement,
-    Registration,
-    RegistrationStatus,
-    ResampledMr,
-    TargetStatus,
-)
+from handlers.results import Refinement, Registration, RegistrationStatus, ResampledMr, TargetStatus
+from handlers.values import Image, Mask
 
 SETTINGS = RefinementSettings()
 SPACING_MM = (2.0, 1.5, 1.5)

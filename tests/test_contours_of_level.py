@@ -6,8 +6,9 @@ from scipy import ndimage
 
 from handlers.errors import GeometryMismatchError
 from handlers.geometry import Geometry
+from handlers.results import VoxelField
 from handlers.sampling import contours_from_level, contours_from_mask, mask_from_roi
-from handlers.values import Mask, Roi, VoxelField
+from handlers.values import Mask, Roi
 from tests.grids import FACINGS, grid, sphere
 
 

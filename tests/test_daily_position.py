@@ -7,15 +7,8 @@ import pytest
 
 from handlers.daily_position import daily_position, organs_of_the_day
 from handlers.geometry import Geometry, RigidTransform
-from handlers.values import (
-    Contour,
-    CtRole,
-    Image,
-    Registration,
-    RegistrationStatus,
-    Roi,
-    StructureSet,
-)
+from handlers.results import Registration, RegistrationStatus
+from handlers.values import Contour, CtRole, Image, Roi, StructureSet
 
 PLANNED_MM = (12.0, -30.0, 45.0)
 """Centre of the targets."""

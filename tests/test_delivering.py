@@ -11,10 +11,10 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ParametricMapStorage
 
 from node.config import NodeSection
-from node.pauses import pause
 from node.index.case_rows import IllegalMoveError
 from node.index.states import CaseState
 from node.outputs import OUTPUTS
+from node.pauses import pause
 from node.receiver import Fault, Rejection, StandInReceiver
 from tests.nodes import free_port
 from tests.owed_results import (

@@ -8,15 +8,9 @@ import pytest
 from handlers.derived import ClipRule, DerivedRule, TargetVersions, derive
 from handlers.geometry import Geometry
 from handlers.margins import Margins
+from handlers.results import DerivedTarget, Refinement, TargetStatus
 from handlers.roi_names import derived_name
-from handlers.values import (
-    DerivedTarget,
-    Finding,
-    Mask,
-    Refinement,
-    Roi,
-    TargetStatus,
-)
+from handlers.values import Finding, Mask, Roi
 
 GRID = Geometry("1.2", np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]], (40, 40, 40))
 

@@ -17,10 +17,8 @@ from handlers.displacement import DisplacementField
 from handlers.encode import MANUFACTURER, encode_result_set
 from handlers.errors import EncodingError
 from handlers.geometry import Geometry, RigidTransform
-from handlers.values import (
-    Mask,
-    RegistrationStatus,
-)
+from handlers.results import RegistrationStatus
+from handlers.values import Mask
 from tests.encode_cases import (
     CT_FRAME,
     CT_SERIES,

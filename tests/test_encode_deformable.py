@@ -11,7 +11,8 @@ from pydicom.uid import DeformableSpatialRegistrationStorage
 from handlers.displacement import DisplacementField
 from handlers.encode.deformable import covering_lattice
 from handlers.geometry import Geometry
-from handlers.values import Case, Registration, RegistrationStatus
+from handlers.results import Registration, RegistrationStatus
+from handlers.values import Case
 from tests.encode_cases import (
     CT_FRAME,
     MR_FRAME,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from handlers.report import metrics_document
-from handlers.values import CtRole, DailyPosition, RegistrationStatus
+from handlers.results import DailyPosition, RegistrationStatus
+from handlers.values import CtRole
 from tests.encode_cases import (
     CT_FRAME,
     MR_SERIES,

@@ -18,22 +18,17 @@ from handlers.encode import Sources, encode_result_set
 from handlers.encode.identity import ResultSet
 from handlers.encode.rtstruct import encode_structure_set
 from handlers.geometry import Geometry, RigidTransform
-from handlers.sampling import mask_from_roi, resample
-from handlers.values import (
-    Case,
+from handlers.results import (
     CaseResult,
-    Contour,
-    Image,
-    Mask,
     Refinement,
     RegistrationStatus,
     ResampledMr,
-    Roi,
-    StructureSet,
     TargetResult,
     TargetStatus,
     VoxelField,
 )
+from handlers.sampling import mask_from_roi, resample
+from handlers.values import Case, Contour, Image, Mask, Roi, StructureSet
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.phantom.options import MrPlane, PatientPosition
 from tests.encode_cases import (

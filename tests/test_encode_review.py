@@ -15,14 +15,8 @@ from pydicom.uid import ParametricMapStorage, SegmentationStorage
 
 from handlers.encode import encode_result_set
 from handlers.errors import EncodingError
-from handlers.values import (
-    DerivedTarget,
-    Mask,
-    MoveCause,
-    SurfaceMoves,
-    VolumeChange,
-    VoxelField,
-)
+from handlers.results import DerivedTarget, MoveCause, SurfaceMoves, VolumeChange, VoxelField
+from handlers.values import Mask
 from tests.encode_cases import (
     CT_SERIES,
     SHAPE,

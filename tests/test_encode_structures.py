@@ -18,17 +18,10 @@ from handlers.encode.identity import ResultSet
 from handlers.encode.rtstruct import encode_structure_set
 from handlers.errors import EncodingError
 from handlers.margins import Margins, Shape, grow, shape_of
+from handlers.results import DerivedTarget, Refinement, TargetStatus, VoxelField
 from handlers.roi_names import names_in_use, refined_name, unique_name
 from handlers.sampling import mask_from_roi
-from handlers.values import (
-    Contour,
-    DerivedTarget,
-    Mask,
-    Refinement,
-    Roi,
-    TargetStatus,
-    VoxelField,
-)
+from handlers.values import Contour, Mask, Roi
 from node.compute import pipeline_settings
 from node.compute_job import ComputeSettings
 from node.protocol import Holes

@@ -8,7 +8,8 @@ from scipy import ndimage
 from handlers.errors import EmptyStructureError, GeometryMismatchError
 from handlers.geometry import Geometry
 from handlers.margins import Margins, Shape, cut_out, grow, intersection, shape_of, union
-from handlers.values import Mask, VoxelField
+from handlers.results import VoxelField
+from handlers.values import Mask
 from tests.grids import FACINGS
 
 SIX = Margins(left_mm=3, right_mm=7, anterior_mm=0, posterior_mm=5, superior_mm=8, inferior_mm=2)

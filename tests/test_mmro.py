@@ -32,8 +32,8 @@ from handlers.encode.deformable import encode_deformable_registration
 from handlers.encode.identity import ResultSet
 from handlers.geometry import RigidTransform
 from handlers.registration import RegistrationSettings, register_frame
+from handlers.results import CaseResult, Registration, RegistrationStatus
 from handlers.sampling import mask_from_roi, resample
-from handlers.values import CaseResult, Registration, RegistrationStatus
 from node.phantom import PhantomOptions, make_study
 from node.phantom.options import MrPlane, PatientPosition
 from tests import datasets

@@ -8,9 +8,7 @@ import pytest
 from handlers.geometry import Geometry
 from handlers.margins import shape_of
 from handlers.neighbours import settle
-from handlers.values import (
-    Finding,
-    Mask,
+from handlers.results import (
     MoveCause,
     Refinement,
     SurfaceMoves,
@@ -18,6 +16,7 @@ from handlers.values import (
     VolumeChange,
     VoxelField,
 )
+from handlers.values import Finding, Mask
 
 GRID = Geometry("1.2", np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]], (10, 10, 30))
 

@@ -20,8 +20,9 @@ from handlers.pictures.canvas import Canvas, drawable
 from handlers.pictures.choice import PANEL_PIXELS
 from handlers.pictures.colors import CAUTION, DRAWN, ORGAN, REFINED
 from handlers.pictures.overview import HEADER_PIXELS, LARGE
+from handlers.results import CaseResult, RegistrationStatus
 from handlers.sampling import contours_from_mask
-from handlers.values import CaseResult, Mask, RegistrationStatus, Roi
+from handlers.values import Mask, Roi
 from tests.encode_cases import ball
 from tests.picture_cases import (
     AIR_HU,

@@ -16,18 +16,9 @@ from handlers.geometry import Geometry
 from handlers.pipeline import Settings, TargetSwitch, run
 from handlers.refinement import RefinementSettings, refine
 from handlers.refinement.settings import BOUNDS
+from handlers.results import CaseResult, Refinement, TargetResult, TargetStatus
 from handlers.sampling import contours_from_mask
-from handlers.values import (
-    Case,
-    CaseResult,
-    Image,
-    Mask,
-    Refinement,
-    Roi,
-    StructureSet,
-    TargetResult,
-    TargetStatus,
-)
+from handlers.values import Case, Image, Mask, Roi, StructureSet
 from node.compute import pipeline_settings
 from node.compute_job import ComputeSettings
 from node.config import Protocol, read_config

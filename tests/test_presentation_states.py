@@ -23,7 +23,8 @@ from pydicom.uid import (
 
 from handlers.encode.contour_graphics import MOST_POINTS
 from handlers.pictures import target_overview
-from handlers.values import Contour, Mask, Refinement, RegistrationStatus, TargetStatus
+from handlers.results import Refinement, RegistrationStatus, TargetStatus
+from handlers.values import Contour, Mask
 from node.delivery import DISPENSABLE
 from node.header import header_from_bytes
 from node.outputs import output_of

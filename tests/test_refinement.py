@@ -20,14 +20,10 @@ from handlers.refinement import RefinementSettings
 from handlers.refinement.appearance import Look, area_under_roc
 from handlers.refinement.fitness import blur_mm, variance_explained
 from handlers.refinement.region import make_region, tidy
+from handlers.results import RegistrationStatus, ResampledMr
 from handlers.roi_names import matches
 from handlers.sampling import mask_from_roi, resample
-from handlers.values import (
-    Case,
-    Mask,
-    RegistrationStatus,
-    ResampledMr,
-)
+from handlers.values import Case, Mask
 from node.phantom import PhantomOptions, make_study
 from tests.refinement_scene import (
     SETTINGS,

@@ -10,8 +10,9 @@ from scipy import ndimage
 from handlers.refinement import RefinementSettings
 from handlers.refinement.alignment import best_offset
 from handlers.refinement.region import make_region, without_found
+from handlers.results import MoveCause, Refinement
 from handlers.sampling import contours_from_level
-from handlers.values import Image, Mask, MoveCause, Refinement
+from handlers.values import Image, Mask
 from tests.refinement_scene import (
     SETTINGS,
     SHAPE,

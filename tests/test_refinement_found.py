@@ -18,7 +18,8 @@ from handlers.refinement.found import FoundStructure, find_structures
 from handlers.refinement.region import Region, make_region
 from handlers.refinement.settings import RefinementSettings
 from handlers.refinement.tubes import tube_response
-from handlers.values import Image, Mask, MoveCause
+from handlers.results import MoveCause
+from handlers.values import Image, Mask
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

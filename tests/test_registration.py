@@ -13,7 +13,8 @@ from handlers.registration import RegistrationSettings, register_frame
 from handlers.registration.consensus import box_corners
 from handlers.registration.judgement import LIMITS, Limit, judge
 from handlers.registration.leading import by_preference, leading_series
-from handlers.values import Image, Mask, Registration, RegistrationStatus
+from handlers.results import Registration, RegistrationStatus
+from handlers.values import Image, Mask
 from tests.bodies import MR_FRAME, grid, motion, mr_series, planning_ct, target
 
 SETTINGS = RegistrationSettings()

@@ -9,7 +9,8 @@ import SimpleITK
 from handlers.geometry import Points, RigidTransform
 from handlers.registration import RegistrationSettings, register_frame
 from handlers.registration.consensus import box_corners, moved_by
-from handlers.values import Image, Registration, RegistrationStatus
+from handlers.results import Registration, RegistrationStatus
+from handlers.values import Image
 from tests.bodies import CT_FRAME, grid, motion, mr_series, planning_ct, target, tissue
 
 SETTINGS = RegistrationSettings()

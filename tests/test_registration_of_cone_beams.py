@@ -13,8 +13,9 @@ from handlers.registration import RegistrationSettings, register_frame
 from handlers.registration.consensus import box_corners, median_distance_mm, moved_by
 from handlers.registration.levelled import levelled, levelled_moving
 from handlers.registration.prepare import Prepared, prepared_moving
+from handlers.results import RegistrationStatus
 from handlers.sampling import resample_mask
-from handlers.values import CtRole, Image, Mask, RegistrationStatus
+from handlers.values import CtRole, Image, Mask
 from tests.bench.real_pairs import moved, read_roi, read_series
 from tests.bodies import CT_FRAME, grid, planning_ct, target, tissue
 

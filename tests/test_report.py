@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from handlers.report import metrics_document
+from handlers.results import SurfaceMoves
 from handlers.surface_figures import surface_figures
-from handlers.values import SurfaceMoves
 from tests.encode_cases import MR_SERIES, EncodeCase, build_case
 from tests.test_encode_deformable import with_field
 from tests.test_encode_review import with_evidence

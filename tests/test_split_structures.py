@@ -14,7 +14,8 @@ from handlers.encode.identity import ResultSet
 from handlers.encode.registration import registration_reference
 from handlers.encode.rtstruct import encode_structure_set
 from handlers.encode.split_structures import encode_split_structure_set, frames_elsewhere
-from handlers.values import RegistrationStatus, Severity
+from handlers.results import RegistrationStatus
+from handlers.values import Severity
 from tests import datasets
 from tests.decoding import TARGET, check_rejected, codes, decode
 from tests.encode_cases import (

@@ -16,8 +16,9 @@ from scipy.spatial import cKDTree
 
 from handlers.encode.rtstruct import contour_values
 from handlers.geometry import Geometry
+from handlers.results import VoxelField
 from handlers.sampling import contours_from_level, contours_from_mask, mask_from_roi
-from handlers.values import Contour, Mask, Roi, VoxelField
+from handlers.values import Contour, Mask, Roi
 from tests.grids import FACINGS, grid
 
 Array = npt.NDArray[np.float64]

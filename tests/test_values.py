@@ -7,18 +7,8 @@ import pytest
 
 from handlers.displacement import DisplacementField
 from handlers.geometry import Geometry, RigidTransform
-from handlers.values import (
-    Contour,
-    DoseGrid,
-    Image,
-    Mask,
-    Refinement,
-    Registration,
-    RegistrationStatus,
-    Roi,
-    StructureSet,
-    TargetStatus,
-)
+from handlers.results import Refinement, Registration, RegistrationStatus, TargetStatus
+from handlers.values import Contour, DoseGrid, Image, Mask, Roi, StructureSet
 
 GRID = Geometry("1.2", np.diag([3.0, 2.0, 1.0, 1.0]), (2, 3, 4))
 

@@ -37,7 +37,7 @@ from handlers.encode.split_structures import encode_split_structure_set, frames_
 from handlers.encode.sr import encode_report
 from handlers.errors import EncodingError
 from handlers.geometry import GRID_TOLERANCE_MM
-from handlers.values import CaseResult, RegistrationStatus
+from handlers.results import CaseResult, RegistrationStatus
 
 __all__ = ["MANUFACTURER", "Authorship", "Sources", "encode_result_set"]
 

@@ -24,7 +24,7 @@ from handlers.encode.softcopy import ct_stand_in, finish, resampled_stand_in, sl
 from handlers.encode.text import LO_LENGTH
 from handlers.errors import EncodingError
 from handlers.pictures import SOFT_TISSUE, mr_palette
-from handlers.values import RegistrationStatus, ResampledMr
+from handlers.results import RegistrationStatus, ResampledMr
 
 ROLE = "BLENDING"
 """Role of these objects in a result set: gives their UIDs and names."""

@@ -26,13 +26,14 @@ from handlers.encode.softcopy import ct_stand_in, finish, slices_by_rescale
 from handlers.encode.text import LO_LENGTH
 from handlers.geometry import Geometry
 from handlers.pictures import SOFT_TISSUE
+from handlers.results import TargetResult, VoxelField
 from handlers.sampling import (
     contours_by_slice,
     contours_from_level,
     contours_from_mask,
     slice_of_contour,
 )
-from handlers.values import Contour, Mask, TargetResult, VoxelField
+from handlers.values import Contour, Mask
 
 ROLE = "CONTOURS"
 """Role of these objects in a result set: gives their UIDs and names."""

@@ -31,7 +31,7 @@ from handlers.encode.registration import KINDS, LABELS, unshifted_series
 from handlers.encode.text import LO_LENGTH
 from handlers.errors import EncodingError
 from handlers.geometry import Geometry, Points
-from handlers.values import Registration, RegistrationStatus
+from handlers.results import Registration, RegistrationStatus
 
 ROLE = "DEFREG"
 """Role of these objects in a result set: gives their UIDs."""
@@ -62,7 +62,7 @@ def encode_deformable_registration(result_set: ResultSet, index: int) -> Dataset
     deformation = registration.deformation
     if deformation is None or registration.status is RegistrationStatus.FAIL:
         raise EncodingError("a registration that failed or stands rigid has no deformation to tell")
-    kind = result_set.result.case.kind_of(registration)
+    kind = registration.kind_in(result_set.result.case)
     verdict = VERDICTS[registration.status].format(KINDS[kind])
     ds = result_set.dataset(
         sop_class_uid=DeformableSpatialRegistrationStorage,

@@ -18,8 +18,8 @@ from handlers.encode.identity import ResultSet
 from handlers.encode.measurements import measurements_of
 from handlers.encode.metric_codes import private_code
 from handlers.encode.text import LO_LENGTH
+from handlers.results import MoveCause, TargetResult
 from handlers.surface_figures import surface_figures
-from handlers.values import MoveCause, TargetResult
 
 MOVE_CAUSE = private_code("MOVE_CAUSE", "Because of what")
 MOVE_STRUCTURE = private_code("MOVE_STRUCTURE", "Structure that is the cause")

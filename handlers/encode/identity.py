@@ -26,7 +26,7 @@ from pydicom.valuerep import DSfloat
 
 from handlers.encode.text import LO_LENGTH, SH_LENGTH, character_sets_of, legal_text
 from handlers.errors import EncodingError
-from handlers.values import CaseResult, Registration
+from handlers.results import CaseResult, Registration
 
 MANUFACTURER = "Hilum"
 """Manufacturer (0008,0070) of all our objects; by it the node recognises its own."""

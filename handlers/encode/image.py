@@ -35,7 +35,7 @@ from handlers.encode.identity import (
 from handlers.encode.registration import registration_reference
 from handlers.encode.text import LO_LENGTH, SH_LENGTH, ST_LENGTH
 from handlers.errors import EncodingError
-from handlers.values import RegistrationStatus, ResampledMr
+from handlers.results import RegistrationStatus, ResampledMr
 
 ROLE = "MR"
 """Role of these objects in a result set: gives their UIDs."""

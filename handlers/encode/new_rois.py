@@ -10,8 +10,9 @@ import numpy as np
 from pydicom.sr.coding import Code
 
 from handlers.errors import EncodingError
+from handlers.results import CaseResult, TargetResult, VoxelField
 from handlers.roi_names import names_in_use, unique_name
-from handlers.values import CaseResult, Mask, Roi, TargetResult, VoxelField
+from handlers.values import Mask, Roi
 
 REFINEMENT_FAMILY = Code("123101", "DCM", "Neighborhood Analysis")
 """Algorithm family of the refinement (PS3.16 CID 7162)."""

@@ -32,7 +32,7 @@ from handlers.encode.seg import (
     standing_segment,
 )
 from handlers.encode.text import LO_LENGTH
-from handlers.values import VoxelField
+from handlers.results import VoxelField
 
 SEGMENTATION = "probability-seg"
 MAP = "probability-map"

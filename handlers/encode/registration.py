@@ -25,7 +25,7 @@ from handlers.encode.identity import (
 )
 from handlers.encode.text import LO_LENGTH
 from handlers.errors import EncodingError
-from handlers.values import Registration, RegistrationStatus
+from handlers.results import Registration, RegistrationStatus
 
 ROLE = "REG"
 """Role of these objects in a result set: gives their UIDs."""
@@ -61,7 +61,7 @@ def encode_registration(result_set: ResultSet, index: int) -> Dataset:
         EncodingError: The rotation is not orthonormal enough to be called rigid.
     """
     registration = result_set.result.registrations[index]
-    kind = result_set.result.case.kind_of(registration)
+    kind = registration.kind_in(result_set.result.case)
     verdict = VERDICTS[registration.status].format(KINDS[kind])
     ds = result_set.dataset(
         sop_class_uid=SpatialRegistrationStorage,

@@ -28,7 +28,8 @@ from handlers.encode.identity import (
 )
 from handlers.encode.rtstruct import REFINEMENT_FAMILY, REFINEMENT_NAME
 from handlers.encode.text import LO_LENGTH, LT_LENGTH
-from handlers.values import Mask, TargetResult
+from handlers.results import TargetResult
+from handlers.values import Mask
 
 ROLE = "SEG"
 """Role of this object in a result set: gives its UIDs."""

@@ -16,7 +16,7 @@ from handlers.encode.identity import MANUFACTURER, SERIES_NUMBER_RTSTRUCT, Resul
 from handlers.encode.registration import registration_reference
 from handlers.encode.rtstruct import ROLE, choose_character_set, copy_original_rois, stamp_copy
 from handlers.encode.text import LO_LENGTH, ST_LENGTH
-from handlers.values import RegistrationStatus
+from handlers.results import RegistrationStatus
 
 LABEL_SPLIT = "HILUM_SPLIT"
 """Structure Set Label (3006,0002), before its number."""

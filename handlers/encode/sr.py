@@ -41,7 +41,8 @@ from handlers.encode.rtstruct import (
 )
 from handlers.encode.seg import Segment, segmentation_reference, segments_of, tracking_uid
 from handlers.encode.text import LO_LENGTH, legal_text
-from handlers.values import DerivedTarget, Finding, Registration, TargetResult, TargetStatus
+from handlers.results import DerivedTarget, Registration, TargetResult, TargetStatus
+from handlers.values import Finding
 
 ROLE = "SR"
 """Role of this object in a result set: gives its UIDs."""
@@ -331,7 +332,7 @@ def _registration_group(result_set: ResultSet, index: int, registration: Registr
         texts.append((COMMENT, f"Deformable Spatial Registration {deformable.sop_instance_uid}"))
     else:
         texts.append((COMMENT, "Rigid alone: no deformation is used."))
-    kind = KINDS[result_set.result.case.kind_of(registration)]
+    kind = KINDS[registration.kind_in(result_set.result.case)]
     texts += [
         (COMMENT, f"{kind} {_series_in_words(registration, uid)}")
         for uid in registration.series_uids

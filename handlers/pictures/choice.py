@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handlers.pictures.planes import Plane, direction_letters
-from handlers.values import TargetResult
+from handlers.results import TargetResult
 
 PANEL_PIXELS = 384
 """Rows and columns of one picture: 13 frames of two stay below 15 MB."""

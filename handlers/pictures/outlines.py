@@ -12,8 +12,9 @@ from skimage.measure import find_contours
 
 from handlers.geometry import Geometry
 from handlers.pictures.planes import Plane
+from handlers.results import VoxelField
 from handlers.sampling import contours_by_slice, signed_distance_of_array
-from handlers.values import Mask, Roi, VoxelField
+from handlers.values import Mask, Roi
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]

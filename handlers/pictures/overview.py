@@ -29,13 +29,8 @@ from handlers.pictures.colors import (
 )
 from handlers.pictures.outlines import Slices, rings_by_slice, rings_of_contours, rings_of_mask
 from handlers.pictures.planes import Plane
-from handlers.values import (
-    CaseResult,
-    RegistrationStatus,
-    ResampledMr,
-    Roi,
-    TargetResult,
-)
+from handlers.results import CaseResult, RegistrationStatus, ResampledMr, TargetResult
+from handlers.values import Roi
 
 GAP_PIXELS = 4
 HEADER_PIXELS, FOOTER_PIXELS = 62, 24
@@ -187,7 +182,7 @@ def _verdict(result: CaseResult, fused: ResampledMr | None) -> tuple[str, Rgb]:
         if registration.status is RegistrationStatus.PASS:
             return words, TEXT
         return f"{words}, CHECK", CAUTION
-    of_mr = [r for r in result.registrations if result.case.kind_of(r) == "mr"]
+    of_mr = [r for r in result.registrations if r.kind_in(result.case) == "mr"]
     if not of_mr:
         return "no MR: CT alone", CAUTION
     if all(r.status is RegistrationStatus.FAIL for r in of_mr):

@@ -36,15 +36,8 @@ from handlers.refinement.region import Region, make_region, without_found
 from handlers.refinement.settings import RefinementSettings
 from handlers.refinement.settle import drawn_level, settled_level
 from handlers.refinement.walk import Model, agreement, probability
-from handlers.values import (
-    Image,
-    Mask,
-    MoveCause,
-    Refinement,
-    ResampledMr,
-    TargetStatus,
-    VoxelField,
-)
+from handlers.results import MoveCause, Refinement, ResampledMr, TargetStatus, VoxelField
+from handlers.values import Image, Mask
 
 __all__ = ["RefinementSettings", "refine"]
 

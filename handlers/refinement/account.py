@@ -13,9 +13,9 @@ from skimage import measure
 
 from handlers.refinement.region import Region
 from handlers.refinement.settings import BOWEL_PATTERNS, DUCT_PATTERNS, VESSEL_PATTERNS
+from handlers.results import MoveCause, SurfaceMoves, VolumeChange
 from handlers.roi_names import matches
 from handlers.sampling import signed_distance_of_array
-from handlers.values import MoveCause, SurfaceMoves, VolumeChange
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

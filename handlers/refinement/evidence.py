@@ -24,7 +24,8 @@ from handlers.refinement.appearance import (
 from handlers.refinement.fitness import KIND_OF_CONTRAST, astray, faults_of
 from handlers.refinement.region import Region
 from handlers.refinement.settings import RefinementSettings
-from handlers.values import Image, MoveCause, ResampledMr
+from handlers.results import MoveCause, ResampledMr
+from handlers.values import Image
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

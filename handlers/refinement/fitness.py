@@ -12,7 +12,8 @@ from scipy import ndimage
 from handlers.refinement.alignment import GAS_HU, best_offset
 from handlers.refinement.region import Region
 from handlers.refinement.settings import RefinementSettings
-from handlers.values import Image, RegistrationStatus, ResampledMr
+from handlers.results import RegistrationStatus, ResampledMr
+from handlers.values import Image
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

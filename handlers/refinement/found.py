@@ -26,8 +26,9 @@ from handlers.refinement.region import Region
 from handlers.refinement.settings import RefinementSettings
 from handlers.refinement.surroundings import Surroundings, look_around
 from handlers.refinement.vessels import MAX_SHARE_INSIDE, find_vessels
+from handlers.results import MoveCause
 from handlers.roi_names import matches
-from handlers.values import Image, MoveCause
+from handlers.values import Image
 
 Bools = npt.NDArray[np.bool_]
 

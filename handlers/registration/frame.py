@@ -24,7 +24,8 @@ from handlers.registration.prepare import Prepared, prepared_ct, prepared_moving
 from handlers.registration.search import Opinions, two_opinions
 from handlers.registration.settings import RegistrationSettings
 from handlers.registration.start import find_starts
-from handlers.values import CtRole, Image, Mask, Registration, RegistrationStatus
+from handlers.results import Registration, RegistrationStatus
+from handlers.values import CtRole, Image, Mask
 
 UNCERTAINTY_FACTOR = 2.0
 LEAST_UNCERTAINTY_MM = 1.5

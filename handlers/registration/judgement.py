@@ -18,7 +18,7 @@ from handlers.geometry import RigidTransform
 from handlers.registration.information import grey_bins, normalized_information
 from handlers.registration.prepare import Prepared
 from handlers.registration.settings import RegistrationSettings
-from handlers.values import RegistrationStatus
+from handlers.results import RegistrationStatus
 
 SHELL_MM = 8.0
 """How far the MR is pushed to see whether the images then agree less."""

@@ -16,6 +16,7 @@ from skimage.measure import approximate_polygon, find_contours
 
 from handlers.errors import GeometryMismatchError
 from handlers.geometry import Geometry
+from handlers.results import VoxelField
 from handlers.sampling.contours import (
     fill_slice,
     in_plane_mm,
@@ -25,7 +26,7 @@ from handlers.sampling.contours import (
 )
 from handlers.sampling.distance import signed_distance_of_array
 from handlers.sampling.keyholes import has_crossings, joined
-from handlers.values import Contour, Mask, VoxelField
+from handlers.values import Contour, Mask
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

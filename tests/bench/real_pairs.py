@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from handlers.geometry import Geometry, RigidTransform
 from handlers.registration import RegistrationSettings, register_frame
 from handlers.registration.consensus import box_corners, median_distance_mm, moved_by
+from handlers.results import Registration, RegistrationStatus
 from handlers.sampling import resample
-from handlers.values import Image, Mask, Registration, RegistrationStatus
+from handlers.values import Image, Mask
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

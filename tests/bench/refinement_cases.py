@@ -22,8 +22,9 @@ from handlers.decode import CaseDatasets, decode_case
 from handlers.geometry import Geometry, RigidTransform
 from handlers.pipeline import series_by_frame
 from handlers.registration import RegistrationSettings, register_frame
+from handlers.results import Registration, ResampledMr
 from handlers.sampling import mask_from_roi, resample
-from handlers.values import Case, Image, Mask, Registration, ResampledMr
+from handlers.values import Case, Image, Mask
 from node.phantom import PhantomOptions, make_study
 from node.phantom.options import HiddenBy
 from node.phantom.study import PhantomStudy

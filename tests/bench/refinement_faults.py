@@ -20,7 +20,8 @@ from handlers.contour_metrics import compare
 from handlers.refinement import RefinementSettings
 from handlers.registration import RegistrationSettings
 from handlers.registration.consensus import moved_by
-from handlers.values import Mask, RegistrationStatus, ResampledMr
+from handlers.results import RegistrationStatus, ResampledMr
+from handlers.values import Mask
 from tests.bench.refinement_cases import BenchCase, KitSpec, bench_case, load, open_kit, registered
 from tests.bench.refinement_measures import HARM_DSC, timed, within
 

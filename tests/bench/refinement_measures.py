@@ -16,8 +16,9 @@ from scipy import ndimage
 from handlers.contour_metrics import compare
 from handlers.refinement import RefinementSettings, refine
 from handlers.refinement.settings import EXCLUDE_PATTERNS
+from handlers.results import Refinement, ResampledMr
 from handlers.sampling import signed_distance_mm
-from handlers.values import Mask, Refinement, ResampledMr
+from handlers.values import Mask
 from tests.bench.refinement_cases import BenchCase
 
 VESSEL_PATTERNS = ("A_*", "V_*", "GreatVes*")

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 
 from handlers.contour_metrics import compare
 from handlers.refinement import RefinementSettings
+from handlers.results import Refinement
 from handlers.sampling import resample_mask
-from handlers.values import Case, Mask, Refinement, StructureSet
+from handlers.values import Case, Mask, StructureSet
 from tests.bench.real_pairs import read_pair, read_roi
 from tests.bench.refinement_cases import BenchCase, Crop, load, registered
 from tests.bench.refinement_measures import timed

@@ -21,7 +21,7 @@ from handlers.decode import CaseDatasets, decode_case
 from handlers.geometry import Points
 from handlers.pipeline import find_targets
 from handlers.registration import RegistrationSettings, register_frame
-from handlers.values import Registration, RegistrationStatus
+from handlers.results import Registration, RegistrationStatus
 from node.phantom import PhantomOptions, make_study
 from node.phantom.study import PhantomStudy
 
