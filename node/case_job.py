@@ -17,8 +17,9 @@ from node.compute_job import (
     OtherCtPaths,
     SecondOpinionChoice,
 )
-from node.config import NodeSection, Peer, Protocol, SecondOpinionSection, Tps
+from node.config import Config, Peer, Protocol
 from node.outputs import OUTPUTS, Output
+from node.peer import Tps
 
 
 def software_version() -> str:
@@ -30,28 +31,56 @@ def software_version() -> str:
 
 
 def case_job(
-    proposal: CaseProposal,
-    protocol: Protocol,
-    node: NodeSection,
-    *,
-    second_opinion: SecondOpinionSection | None,
-    root: str,
-    created: datetime,
-    peers: Sequence[Peer] = (),
+    proposal: CaseProposal, protocol: Protocol, config: Config, *, root: str, created: datetime
 ) -> Job:
     """Return the job that computes a complete case.
 
     Args:
         proposal: What assembly found; nothing is waited for.
         protocol: The recipe.
-        node: Limits of the node.
-        second_opinion: The outside program that outlines organs, if one is configured.
+        config: Limits of the node; the outside program that outlines organs, if there is one; what
+            the destinations are, for the results are judged by that before they are sent.
         root: Folder to which the objects' paths are relative.
         created: Date and time of everything that will be made.
-        peers: The configured peers: what the destinations among them are, the results are judged
-            by before they are sent.
     """
-    settings = ComputeSettings(
+    settings = _settings(protocol, config)
+    structure_set = next(
+        i for i in proposal.instances if i.header.sop_instance_uid == proposal.structure_set_uid
+    )
+    outliner = config.second_opinion
+    return Job(
+        root=root,
+        ct=tuple(
+            i.path
+            for i in proposal.instances
+            if i.header.modality == "CT" and i.header.series_instance_uid == proposal.ct_series_uid
+        ),
+        structure_set=structure_set.path,
+        mr={
+            uid: tuple(i.path for i in proposal.instances if i.header.series_instance_uid == uid)
+            for uid in proposal.mr_series_uids
+        },
+        dose=_dose(proposal),
+        registrations=tuple(i.path for i in proposal.instances if i.header.modality == "REG"),
+        other_ct=_other_ct(proposal),
+        settings=settings,
+        case=_identity(proposal, structure_set, protocol, settings),
+        findings=tuple(
+            JobFinding(code=f.code, severity=f.severity, text=f.text) for f in proposal.findings
+        ),
+        uid_seed=_seed(proposal, settings),
+        software_version=software_version(),
+        created=created,
+        memory_mib=config.node.compute_memory_mib,
+        second_opinion=None if outliner is None else outliner.settings(),
+        destinations=_destinations(protocol),
+        delivery_give_up_h=protocol.delivery_give_up_h,
+    )
+
+
+def _settings(protocol: Protocol, config: Config) -> ComputeSettings:
+    outliner = config.second_opinion
+    return ComputeSettings(
         target_patterns=protocol.targets,
         max_outward_mm=protocol.max_outward_mm,
         max_inward_mm=protocol.max_inward_mm,
@@ -63,50 +92,22 @@ def case_job(
         derived=protocol.derived,
         registration=protocol.registration,
         second_opinion=None
-        if second_opinion is None
-        else SecondOpinionChoice(fast=second_opinion.fast, device=second_opinion.device),
-        tps=_planning_systems(protocol, peers),
+        if outliner is None
+        else SecondOpinionChoice(fast=outliner.fast, device=outliner.device),
+        tps=_planning_systems(protocol, config.peer),
     )
-    ct = [
-        i
-        for i in proposal.instances
-        if i.header.modality == "CT" and i.header.series_instance_uid == proposal.ct_series_uid
-    ]
-    mr: dict[str, tuple[str, ...]] = {
-        uid: tuple(i.path for i in proposal.instances if i.header.series_instance_uid == uid)
-        for uid in proposal.mr_series_uids
-    }
-    structure_set = next(
-        i for i in proposal.instances if i.header.sop_instance_uid == proposal.structure_set_uid
-    )
-    others = {
-        uid for other in proposal.other_ct for uid in (other.structure_set_uid, other.dose_uid)
-    }
-    doses = [
-        i.path
-        for i in proposal.instances
-        if i.header.sop_class_uid == RTDoseStorage and i.header.sop_instance_uid not in others
-    ]
-    return Job(
-        root=root,
-        ct=tuple(i.path for i in ct),
-        structure_set=structure_set.path,
-        mr=mr,
-        dose=doses[0] if doses else None,
-        registrations=tuple(i.path for i in proposal.instances if i.header.modality == "REG"),
-        other_ct=_other_ct(proposal),
-        settings=settings,
-        case=_identity(proposal, structure_set, protocol, settings),
-        findings=tuple(
-            JobFinding(code=f.code, severity=f.severity, text=f.text) for f in proposal.findings
+
+
+def _dose(proposal: CaseProposal) -> str | None:
+    """Return the path of the dose that was planned on the planning CT."""
+    others = {other.dose_uid for other in proposal.other_ct}
+    return next(
+        (
+            i.path
+            for i in proposal.instances
+            if i.header.sop_class_uid == RTDoseStorage and i.header.sop_instance_uid not in others
         ),
-        uid_seed=_seed(proposal, settings),
-        software_version=software_version(),
-        created=created,
-        memory_mib=node.compute_memory_mib,
-        second_opinion=None if second_opinion is None else second_opinion.settings(),
-        destinations=_destinations(protocol),
-        delivery_give_up_h=protocol.delivery_give_up_h,
+        None,
     )
 
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from node.config import Tps
 from node.outline_program import SecondOpinionSettings
 from node.outputs import Output
+from node.peer import Tps
 from node.protocol import DerivedRule, Holes, Review, TargetSwitch
 
 OUTCOME_FILE = "outcome.json"

@@ -97,15 +97,7 @@ def process(
     gathered = gather(inputs)
     proposal = only_case(gathered, protocols)
     protocol = next(p for p in protocols if p.name == proposal.protocol_name)
-    job = case_job(
-        proposal,
-        protocol,
-        config.node,
-        second_opinion=config.second_opinion,
-        root="/",
-        created=datetime.now(UTC),
-        peers=config.peer,
-    )
+    job = case_job(proposal, protocol, config, root="/", created=datetime.now(UTC))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".hilum-", dir=out.parent) as temporary:

@@ -141,15 +141,7 @@ class Schedule:
             # of the objects, not of the clock: computed again, a case gives the same bytes
             created = max(i.received_at for i in proposal.instances)
             root = str(node.data.resolve())
-            job = case_job(
-                proposal,
-                protocol,
-                node,
-                second_opinion=self._config.second_opinion,
-                root=root,
-                created=created,
-                peers=self._config.peer,
-            )
+            job = case_job(proposal, protocol, self._config, root=root, created=created)
             jobs[proposal.case_id] = job.model_dump_json()
         self._cases.observe(patient_key, proposals, jobs, now)
         if fetching is not None:

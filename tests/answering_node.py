@@ -249,3 +249,12 @@ def run_program(*arguments: str, timeout_s: float = 60) -> str:
 def told(text: str, keyword: str) -> list[str]:
     """Return the values of an attribute that DCMTK printed."""
     return re.findall(rf"\[(.*?)\s*\x00*\s*\].*\s{keyword}", text)
+
+
+def identifier(level: str, **values: Any) -> Dataset:
+    """Return a C-FIND, C-GET or C-MOVE identifier of that level."""
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return ds

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from node.index.states import CaseState
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.protocol import FetchRule
 from tests.archives import archive_peer, dcmqrscp, fill, orthanc
-from tests.fetching_clinic import PATIENCE_S, QUIET_S, clinic
+from tests.fetching_clinic import PATIENCE_S, QUIET_S, Clinic, clinic
 from tests.nodes import free_port, wait_for, write_datasets
 from tests.odd_archive import PENDING, encoded, odd_archive, respond
 from tests.test_query_find import ARCHIVES
@@ -67,6 +68,13 @@ def altered(datasets: Any, **changes: Any) -> list[Dataset]:
 
 def fill_with(archive: Peer, datasets: Any, folder: Path) -> None:
     fill(archive, write_datasets(datasets, folder))
+
+
+def send_all_but_some(here: Clinic, study: PhantomStudy, folder: Path) -> None:
+    """Send a case without its first slices, and look when it has been quiet."""
+    here.send([*study.ct[KEPT_BACK:], *study.mr["T1"], study.structure_set], folder / "first")
+    here.turn(QUIET_S + 1)
+    here.look()
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
@@ -483,10 +491,7 @@ def test_open_fetch_when_the_node_starts_again_is_taken_up(
         fill_with(archive, study.instances(), tmp_path / "archived")
         rule = FetchRule(peer=archive.name)
         with clinic(tmp_path / "node", port, [archive], rule) as here:
-            first = [*study.ct[KEPT_BACK:], *study.mr["T1"], study.structure_set]
-            here.send(first, tmp_path / "first")
-            here.turn(QUIET_S + 1)
-            here.look()
+            send_all_but_some(here, study, tmp_path)
             assert [row.state for row in here.asked()] == ["open", "open"]
         with clinic(tmp_path / "node", port, [archive], rule) as again:
             again.turn(QUIET_S + 1)
@@ -504,10 +509,11 @@ def test_threads_when_started_work_and_when_stopped_end(
         fill_with(archive, study.instances(), tmp_path / "archived")
         rule = FetchRule(peer=archive.name)
         with clinic(tmp_path / "node", port, [archive], rule) as here:
-            first = [*study.ct[KEPT_BACK:], *study.mr["T1"], study.structure_set]
-            here.send(first, tmp_path / "first")
-            here.turn(QUIET_S + 1)
-            here.look()
+            send_all_but_some(here, study, tmp_path)
+            before = set(threading.enumerate())
             here.fetching.start()
+            started = set(threading.enumerate()) - before
+            assert started
             wait_for(lambda: uids(study.ct) <= here.held(), timeout_s=60, what="the slices")
             here.fetching.stop()
+            assert not [thread for thread in started if thread.is_alive()]

@@ -14,7 +14,7 @@ from node.assembly import Patience, StoredInstance, assemble
 from node.case_job import case_job
 from node.compute import compute
 from node.compute_job import METRICS_FILE, Job
-from node.config import NodeSection, Protocol
+from node.config import Config, Protocol
 from node.header import header_from_file
 from node.phantom import PhantomOptions, make_study
 from tests.encode_cases import MR_SERIES, MR_SERIES_B, build_case, written
@@ -46,7 +46,7 @@ def job_of(root: Path, replaced: str) -> Job:
     (case,) = assemble(instances, [LIVER], Patience(60.0, 1.0), NOW + timedelta(seconds=30))
     assert not case.waiting_for
     assert not case.rejection
-    return case_job(case, LIVER, NodeSection(), second_opinion=None, root=str(root), created=NOW)
+    return case_job(case, LIVER, Config(), root=str(root), created=NOW)
 
 
 def report_texts(ds: Dataset) -> list[str]:

@@ -17,7 +17,7 @@ from handlers.encode import Sources
 from handlers.lint import Subject, lint
 from handlers.values import Finding, Severity
 from node.case_job import case_job
-from node.config import Config, NodeSection, read_config
+from node.config import Config, read_config
 from node.gate import GateError, Inherited, findings_of_sources, judge
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.process import gather, only_case
@@ -245,7 +245,12 @@ def test_result_set_when_a_source_is_odd_is_made_and_sent(
     with unchecked():
         spoil(sources)
         results = written(replace(case, sources=sources))
-    judged(sources, results, tmp_path, "eclipse", "raystation", "monaco", "pinnacle")
+    # a fault of ours would raise: what the sources bring along is told, and nothing is missing
+    before, after = judged(
+        sources, results, tmp_path, "eclipse", "raystation", "monaco", "pinnacle"
+    )
+    assert {finding.severity for finding in (*before, *after)} <= {Severity.WARNING}
+    assert set(results) == set(written(case))
 
 
 @pytest.mark.parametrize("spoil", [other_spelling, kanji])
@@ -371,11 +376,9 @@ def test_job_when_made_names_the_planning_systems_of_its_destinations(
         case_job(
             proposal,
             config.protocol[0],
-            NodeSection(),
-            second_opinion=None,
+            config.model_copy(update={"peer": peers}),
             root="/",
             created=proposal.instances[0].received_at,
-            peers=peers,
         )
         for peers in (config.peer, ())
     ]
