@@ -164,12 +164,16 @@ class Workflow:
         """Begin a workflow, once in this process.
 
         What is due although its workflow has ended was broken off by an exception: a stop, or a
-        full disk, before the index could be told. It begins anew under another name.
+        full disk, before the index could be told. It begins anew under another name. One that an
+        earlier process left unfinished is DBOS's to go on with, and is looked at again: it may end
+        at once, for the exception may be all that is left of it.
         """
         if workflow_id in self._started:
             return
         name, broken_off = workflow_id, 0
-        while (found := DBOS.get_workflow_status(name)) and found.status in _ENDED:
+        while found := DBOS.get_workflow_status(name):
+            if found.status not in _ENDED:
+                return
             broken_off += 1
             name = f"{workflow_id}.{broken_off}"
         with SetWorkflowID(name):

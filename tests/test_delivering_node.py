@@ -1,6 +1,7 @@
 """Deliveries of a running node, and the commands with which an operator directs them."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -224,10 +225,14 @@ def test_send_when_values_are_odd_tells_none_of_them(
     assert b"19450101X" in kept.read_bytes()
 
 
-def test_delivery_when_its_end_cannot_be_recorded_goes_on_after_a_restart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine_noted_the_end", [True, False])
+def test_delivery_when_its_end_cannot_be_recorded_goes_on_after_a_restart(
+    tmp_path: Path, engine_noted_the_end: bool
+) -> None:
     """An index that refuses while the node is stopped ends no work: the next process takes it up.
 
-    DBOS takes the exception that leaves the attempt for the end of the work.
+    DBOS takes the exception that leaves the attempt for the end of the work, and may have been
+    stopped between its notes on the attempt and on the work: then it takes the work up, and ends it.
     """
     with StandInReceiver(tmp_path / "tps", "TPS") as tps:
         node = NodeProcess(tmp_path / "node", {"tps": tps.port})
@@ -248,6 +253,10 @@ def test_delivery_when_its_end_cannot_be_recorded_goes_on_after_a_restart(tmp_pa
             node.stop()
             with owing(node.folder / "data") as between, between.index.begin() as connection:
                 connection.exec_driver_sql("DROP TRIGGER refusing")
+            if not engine_noted_the_end:
+                with sqlite3.connect(node.folder / "data" / "workflow.sqlite") as engine:
+                    changed = engine.execute("UPDATE workflow_status SET status = 'PENDING'")
+                    assert changed.rowcount == 1
             node.start()
             assert node.wait_for_state("delivered").revision == 1
         assert set(tps.kept) == set(results)
