@@ -232,7 +232,7 @@ def test_delivery_when_its_end_cannot_be_recorded_goes_on_after_a_restart(
     """An index that refuses while the node is stopped ends no work: the next process takes it up.
 
     DBOS takes the exception that leaves the attempt for the end of the work, and may have been
-    stopped between its notes on the attempt and on the work: then it takes the work up, and ends it.
+    stopped between its notes on the attempt and on the work: then it goes on with it, to that end.
     """
     with StandInReceiver(tmp_path / "tps", "TPS") as tps:
         node = NodeProcess(tmp_path / "node", {"tps": tps.port})
