@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handlers.displacement import DisplacementField
+from handlers.dose_results import DoseMeasures
 from handlers.geometry import Geometry, Points, RigidTransform
 from handlers.values import (
     Case,
@@ -315,6 +316,7 @@ class CaseResult:
     proposals: `probability-seg`, `probability-map`, `structures`. `outlined` are organs, by name,
     that nobody drew and an outside program, `outlined_by`, outlined on the CT's grid. With
     `holes_as_xor` holes of new contours are rings of their own (CLOSEDPLANAR_XOR), else keyholes.
+    `dose` is None where no dose came, or none could be used.
     """
 
     case: Case
@@ -328,3 +330,4 @@ class CaseResult:
     outlined: Mapping[str, Mask] = field(default_factory=dict)
     outlined_by: str = ""
     holes_as_xor: bool = False
+    dose: DoseMeasures | None = None

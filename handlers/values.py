@@ -162,19 +162,90 @@ class StructureSet:
             raise ValueError("ROI numbers of a structure set must be unique")
 
 
+class DoseKind(StrEnum):
+    """What the numbers of a dose are."""
+
+    PHYSICAL = "physical"
+    EFFECTIVE = "effective"
+    """Already corrected for its biological effect: never converted, never compared with limits."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DoseGrid:
-    """Absorbed dose in Gy on a grid, scaling applied; shape (slices, rows, columns), >= 0."""
+    """Dose in Gy on a grid, scaling applied; shape (slices, rows, columns), >= 0.
+
+    Attributes:
+        geometry: Its grid.
+        dose_gy: float32.
+        sop_instance_uid: Of the object that was received; empty for a sum.
+        summation_type: Dose Summation Type.
+        kind: Physical or effective.
+        plan_uids: SOP Instance UIDs of the RT Plans that it refers to.
+    """
 
     geometry: Geometry
     dose_gy: npt.NDArray[np.float32]
     sop_instance_uid: str = ""
     summation_type: str = "PLAN"
+    kind: DoseKind = DoseKind.PHYSICAL
+    plan_uids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lock_array(self, "dose_gy", np.float32, self.geometry)
         if float(self.dose_gy.min()) < 0:
             raise ValueError("absorbed dose is negative")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTarget:
+    """A dose that a plan is to give: one item of its Dose Reference Sequence of type TARGET.
+
+    Attributes:
+        roi_number: ROI in the plan's structure set; None: the plan names a point, or nothing.
+        prescription_gy: Target Prescription Dose.
+    """
+
+    roi_number: int | None
+    prescription_gy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a RT Plan tells of its dose.
+
+    Attributes:
+        sop_instance_uid: Of the object.
+        label: RT Plan Label.
+        structure_set_uid: SOP Instance UID of the structure set that it was made for; may be empty.
+        approval: Approval Status; may be empty.
+        targets: Its prescribed doses.
+        fractions: Fractions planned, if one number holds for every beam; None: not told, or several
+            fraction groups.
+        planned_on: RT Plan Date as YYYYMMDD; empty if not told.
+    """
+
+    sop_instance_uid: str
+    label: str
+    structure_set_uid: str = ""
+    approval: str = ""
+    targets: tuple[PlannedTarget, ...] = ()
+    fractions: int | None = None
+    planned_on: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlanDose:
+    """The whole dose of one plan.
+
+    Attributes:
+        dose: Of all its fractions; beams summed where it came beam by beam.
+        dose_uids: SOP Instance UIDs of the RT Doses that it is made of.
+        plan: None: no plan came with the dose.
+    """
+
+    dose: DoseGrid
+    dose_uids: tuple[str, ...]
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +266,9 @@ class Case:
         other_ct: CT of the same patient beside the planning CT, each with its role.
         other_structure_sets: What is drawn on them, by Series Instance UID.
         other_doses: The dose planned on them, likewise.
+        plan_doses: What was planned on the planning CT, in its frame: the plans of this structure
+            set first, then by Plan Date, newest first.
+        other_plan_doses: What was planned on the other CT, by Series Instance UID.
     """
 
     ct: Image
@@ -206,6 +280,8 @@ class Case:
     other_ct: tuple[Image, ...] = ()
     other_structure_sets: Mapping[str, StructureSet] = field(default_factory=dict)
     other_doses: Mapping[str, DoseGrid] = field(default_factory=dict)
+    plan_doses: tuple[PlanDose, ...] = ()
+    other_plan_doses: Mapping[str, tuple[PlanDose, ...]] = field(default_factory=dict)
 
 
 def lock_array(owner: object, name: str, dtype: type[np.generic], geometry: Geometry) -> None:
