@@ -21,6 +21,7 @@ if [ $# -eq 0 ]; then
     lint-imports
 fi
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 # as in the node's own children
-# three at a time on two cores, for many tests wait for peers; a file on one of them: module fixtures
+unset PYTHONDONTWRITEBYTECODE                    # hundreds of processes start: each would compile all of it
+# four at a time on two cores, for many tests wait for peers; a file on one of them: module fixtures
 # are costly; in the order of the alphabet, or the longest, which have the fewest tests, come last
-exec python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
+exec python -m pytest -n 4 --dist loadfile --no-loadscope-reorder "$@"

@@ -15,6 +15,15 @@ from handlers.values import DoseGrid
 
 Array = npt.NDArray[np.float64]
 
+COVERED_TOLERANCE = 1e-6
+"""So much of a volume may be missing by rounding where all of it is asked for."""
+
+COVERAGE_GOAL_PERCENT = 95.0
+"""So much of a target, at least, is to get the prescription."""
+
+POINT_CM3 = 0.035
+"""The hottest part of an organ that a maximum is taken over: AAPM TG-101, table III, footnote."""
+
 
 class EndCap(StrEnum):
     """Where a structure ends beyond its first and its last contour."""
@@ -24,6 +33,10 @@ class EndCap(StrEnum):
 
     NONE = "none"
     """On the end contours themselves."""
+
+    TAPERED = "tapered"
+    """As the outlines lead on: where they would close before the next plane; half the distance to
+    the neighbouring contour farther where they would not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +55,95 @@ class Dvh:
     volume_cm3: Array
     structure_cm3: float
     mean_gy: float
+
+    def __post_init__(self) -> None:
+        dose_gy = np.asarray(self.dose_gy, dtype=np.float64)
+        volume_cm3 = np.asarray(self.volume_cm3, dtype=np.float64)
+        if dose_gy.ndim != 1 or len(dose_gy) == 0 or dose_gy.shape != volume_cm3.shape:
+            raise ValueError("a histogram needs as many doses as volumes, one at least")
+        if not (np.isfinite(dose_gy).all() and np.isfinite(volume_cm3).all()):
+            raise ValueError("a histogram holds a value that is not finite")
+        if np.any(np.diff(dose_gy) < 0) or np.any(np.diff(volume_cm3) > 0) or volume_cm3[-1] < 0:
+            raise ValueError("doses of a histogram must rise, its volumes fall")
+        for name, array in (("dose_gy", dose_gy), ("volume_cm3", volume_cm3)):
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    @property
+    def covered_cm3(self) -> float:
+        """Volume of the structure that the dose covers."""
+        return float(self.volume_cm3[0])
+
+    @property
+    def covered_fraction(self) -> float:
+        """Part of the structure that the dose covers, 0 to 1."""
+        return min(self.covered_cm3 / self.structure_cm3, 1.0)
+
+    @property
+    def min_gy(self) -> float:
+        """Lowest dose in what is covered."""
+        return float(self.dose_gy[0])
+
+    @property
+    def max_gy(self) -> float:
+        """Highest dose in what is covered: of a single point, so take `dose_to_cm3` for limits."""
+        return float(self.dose_gy[-1])
+
+    def dose_to_cm3(self, volume_cm3: float) -> float | None:
+        """Return the least dose in the hottest part of this volume (D0.03cc and its kin), in Gy.
+
+        None where the dose covers less than that volume. Of a structure that is covered in part it
+        is a lower bound: what is not covered may be hotter.
+
+        Raises:
+            ValueError: The volume is not above zero.
+        """
+        if not volume_cm3 > 0:
+            raise ValueError("the hottest part of a structure needs a volume above zero")
+        if volume_cm3 > self.covered_cm3 * (1.0 + COVERED_TOLERANCE):
+            return None
+        falling = -self.volume_cm3
+        reached = int(np.searchsorted(falling, -volume_cm3, side="right")) - 1
+        return float(self.dose_gy[max(reached, 0)])
+
+    def dose_to_percent(self, percent: float) -> float | None:
+        """Return the least dose in the hottest part of `percent` of the structure (D95%), in Gy.
+
+        Percent are of the whole structure, covered or not; else as `dose_to_cm3`.
+
+        Raises:
+            ValueError: `percent` is not above 0 and at most 100.
+        """
+        if not 0 < percent <= 100:
+            raise ValueError("a part of a structure must be above 0 and at most 100 %")
+        return self.dose_to_cm3(percent / 100.0 * self.structure_cm3)
+
+    def volume_at(self, dose_gy: float) -> float:
+        """Return the volume that gets at least a dose (V20Gy), in cm3, of what is covered."""
+        first = int(np.searchsorted(self.dose_gy, dose_gy, side="left"))
+        return float(self.volume_cm3[first]) if first < len(self.volume_cm3) else 0.0
+
+    def geud(self, a: float) -> float:
+        """Return the generalised equivalent uniform dose of what is covered, in Gy.
+
+        (sum of v D^a)^(1/a), v parts of the covered volume: the mean for a = 1, near the highest
+        dose for large a, near the lowest for very negative a (and 0 then if any part gets none).
+
+        Raises:
+            ValueError: a is 0 or not finite.
+
+        Sources:
+            Niemierko 1999, Med Phys 26:1100 (abstract).
+        """
+        if a == 0 or not np.isfinite(a):
+            raise ValueError("the exponent of a gEUD must be a finite number other than 0")
+        parts = -np.diff(self.volume_cm3, append=0.0) / self.covered_cm3
+        doses = self.dose_gy[parts > 0]
+        parts = parts[parts > 0]
+        if doses[-1] <= 0 or (a < 0 and doses[0] <= 0):
+            return 0.0
+        scale = doses[-1] if a > 0 else doses[0]  # no power leaves the range of floats
+        return float(scale * (parts @ (doses / scale) ** a) ** (1.0 / a))
 
 
 class TargetVersion(StrEnum):
@@ -96,7 +198,7 @@ class Limit:
         fractions: For which the row was made; None: conventional fractionation.
         endpoint: What it guards against.
         source: Publication and table.
-        certainty: Mark of how sure the number is, as `verified` or `secondary copy`.
+        certainty: How sure the number is: `verified`, `secondary copy`, `recalled`, `department`.
         table: Name of the table that it is of.
     """
 
@@ -117,11 +219,11 @@ class LimitVerdict:
 
     Attributes:
         limit: The row.
-        roi_name: The ROI that was taken for the organ; empty where there is none.
+        roi_name: The ROI that was taken for the organ, or both of a pair; empty: there is none.
         status: The verdict.
         value: What was measured, in the limit's unit; None where it was not.
-        is_bound: Only a part of the organ is covered by the dose: the truth is at least `value`
-            (at most, for `CV`).
+        is_bound: Only a part of the organ is drawn, or covered by the dose: the truth is at least
+            `value` (at most, for `CV`).
         reason: Why it is not evaluable, or what else must be known; empty else.
     """
 
@@ -195,9 +297,26 @@ class Course:
     interval_days: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RemainingDose:
+    """What a cumulative limit leaves in one organ, if the hottest 0.03 cm3 of all courses meet.
+
+    Attributes:
+        eqd2_gy: Limit less what the prior courses gave, recovery taken into account; below zero:
+            they alone exceed it.
+        dose_gy: Physical dose with that EQD2, in the fractions of the current course; 0 where
+            nothing is left.
+        fractions: Of the current course.
+    """
+
+    eqd2_gy: float
+    dose_gy: float
+    fractions: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OrganCumulative:
-    """Both courses in one organ, as EQD2.
+    """All courses in one organ, as EQD2.
 
     Attributes:
         name: ROI name on the current planning CT.
@@ -206,12 +325,18 @@ class OrganCumulative:
         recovery: Part of the prior courses' EQD2 that is forgiven, 0 to 1.
         dvh: Of the sum; None where it cannot be told.
         figures: `eqd2_max_gy`, `eqd2_d0.03cc_gy`, `eqd2_d0.1cc_gy`, `eqd2_d1cc_gy`,
-            `eqd2_d5cc_gy`, `eqd2_mean_gy`.
-        low: The same figures at their smallest over the shifts of the prior dose.
+            `eqd2_d5cc_gy`, `eqd2_mean_gy`; recovery taken into account.
+        low: The same figures at their smallest over the shifts of the prior doses.
         high: At their largest.
-        worst_case_gy: Sum of the maxima of all courses, wherever they lie.
+        worst_case_gy: Sum of the EQD2 maxima of all courses, wherever they lie, without recovery.
         limit_gy: Cumulative limit on `eqd2_d0.03cc_gy`, where one is configured.
         reasons: What must be known, in sentences.
+        is_at_least: Not all courses cover the whole organ, or a course is left out: the truth is at
+            least each figure.
+        by_course: The same figures of each course alone, in the order of the courses, without
+            recovery; empty for a course that does not reach the organ.
+        without_recovery: The figures of the sum without recovery; empty where there is none.
+        remaining: What `limit_gy` leaves; None without a limit, or where it cannot be told.
     """
 
     name: str
@@ -225,6 +350,10 @@ class OrganCumulative:
     worst_case_gy: float | None
     limit_gy: float | None = None
     reasons: tuple[str, ...] = ()
+    is_at_least: bool = False
+    by_course: tuple[Mapping[str, float], ...] = ()
+    without_recovery: Mapping[str, float] = field(default_factory=dict)
+    remaining: RemainingDose | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -232,12 +361,14 @@ class CumulativeDose:
     """All courses of a patient together.
 
     Attributes:
-        courses: The current one first.
-        registration_indices: By which registration of the result each prior course came here.
-        organs: Per organ, targets included.
-        shift_mm: Size of the shifts behind `low` and `high`.
-        sums: EQD2 of all courses on the grid of the current dose, by alpha/beta in Gy.
-        reasons: What must be known about the whole, in sentences.
+        courses: Those that are in the sum, the current one first.
+        registration_indices: Registrations of the result by which prior courses came here; those
+            that were planned on the same CT needed none.
+        organs: Per organ, targets included; none where nothing could be summed.
+        shift_mm: Size of the shifts behind `low` and `high`, along each axis of the patient.
+        sums: EQD2 of all courses on the grid of the current dose, by alpha/beta in Gy, without
+            recovery; only where it was asked for.
+        reasons: What must be known about the whole, in sentences; also which courses are left out.
     """
 
     courses: tuple[Course, ...]
@@ -249,15 +380,34 @@ class CumulativeDose:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """The figures of two structures, or of one structure in two plans, side by side.
+
+    Attributes:
+        plans: Which plans, as places in `DoseMeasures.plans`; twice the same for two versions of a
+            target in one plan.
+        structures: Names of the structures; twice the same for two plans.
+        figures: Both values by key, for those that both have.
+    """
+
+    plans: tuple[int, int]
+    structures: tuple[str, str]
+    figures: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DoseMeasures:
     """All that was measured of dose; absent as a whole where no dose came.
 
     Attributes:
-        plans: One for each plan on the current planning CT, in the order of the case.
+        plans: One for each plan on the current planning CT, in the order of the case; none where
+            only prior courses have a dose.
         cumulative: None without a prior course.
         end_cap: By which the structures were ended.
+        comparisons: Versions of each target in each plan, then further plans against the first.
     """
 
     plans: tuple[PlanMeasures, ...]
     cumulative: CumulativeDose | None
     end_cap: EndCap
+    comparisons: tuple[Comparison, ...] = ()

@@ -6,12 +6,15 @@ Reads no clock: the caller passes one in, as it passes the function that is told
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from handlers.contour_metrics import compare, smallest_distance_mm
+from handlers.contour_metrics import Structure, measured_target, smallest_distance_mm
 from handlers.daily_position import daily_position, organs_of_the_day
 from handlers.derived import DerivedRule, TargetVersions, derive
+from handlers.dose_results import EndCap
+from handlers.dosimetry import DoseSettings, measure_dose
 from handlers.errors import InputRejectedError
 from handlers.neighbours import settle
 from handlers.refinement import RefinementSettings, refine
+from handlers.refinement.account import cause_of_structure
 from handlers.registration import RegistrationSettings, register_frame
 from handlers.results import (
     CaseResult,
@@ -58,6 +61,7 @@ class Settings:
         refinement: Settings of the refinement.
         targets: Switches for single targets; the first that fits a target holds.
         derived: Further ROIs to make from each target, in order.
+        dose: Settings of what is measured of dose.
         review: As in `CaseResult`.
         holes_as_xor: As in `CaseResult`.
     """
@@ -67,6 +71,7 @@ class Settings:
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
     targets: tuple[TargetSwitch, ...] = ()
     derived: tuple[DerivedRule, ...] = ()
+    dose: DoseSettings = field(default_factory=DoseSettings)
     review: frozenset[str] = frozenset()
     holes_as_xor: bool = False
 
@@ -126,9 +131,19 @@ def run(
     refinements, settled_findings = _refined(case, drawn, resampled, neighbours, settings)
     watch.begin("metrics")
     targets, derived_findings = _measured(
-        case, drawn, refinements, neighbours, settings.derived, drawn_organs=organs
+        case,
+        drawn,
+        refinements,
+        neighbours,
+        settings.derived,
+        settings.dose.end_cap,
+        drawn_organs=organs,
     )
     positions, position_findings = _daily_positions(case, registrations, targets)
+    watch.begin("dose")
+    dose, dose_findings = measure_dose(
+        case, targets, neighbours, organ_rois(case, drawn), registrations, settings.dose
+    )
     watch.end()
     return CaseResult(
         case=case,
@@ -146,21 +161,31 @@ def run(
             *settled_findings,
             *derived_findings,
             *position_findings,
+            *dose_findings,
         ),
         timing_s=watch.spent_s,
         daily_positions=positions,
         review=settings.review,
         holes_as_xor=settings.holes_as_xor,
+        dose=dose,
     )
 
 
 def _drawn_organs(case: Case, targets: Container[Roi]) -> dict[str, Mask]:
+    """Return the voxels of all ROIs that are no targets."""
+    return {
+        name: mask_from_roi(roi, case.ct.geometry)
+        for name, roi in organ_rois(case, targets).items()
+    }
+
+
+def organ_rois(case: Case, targets: Container[Roi]) -> dict[str, Roi]:
     """Return all ROIs that are no targets; two may bear one name, each is an organ all the same."""
-    organs: dict[str, Mask] = {}
+    organs: dict[str, Roi] = {}
     for roi in case.structure_set.rois:
         if roi.contours and roi not in targets:
             name = roi.name if roi.name not in organs else numbered(roi.name, roi.number)
-            organs[name] = mask_from_roi(roi, case.ct.geometry)
+            organs[name] = roi
     return organs
 
 
@@ -310,6 +335,7 @@ def _measured(
     refinements: Mapping[Roi, Refinement],
     organs: Mapping[str, Mask],
     rules: Sequence[DerivedRule],
+    end_cap: EndCap,
     *,
     drawn_organs: Mapping[str, Mask],
 ) -> tuple[tuple[TargetResult, ...], tuple[Finding, ...]]:
@@ -320,22 +346,18 @@ def _measured(
         if refinements[roi].refined is not None:
             names[roi] = refined_name(roi.name, taken)
             taken.add(str(names[roi]).casefold())
+    rois = organ_rois(case, drawn)
+    around = {
+        name: Structure(mask, rois[name].contours if name in rois else ())
+        for name, mask in organs.items()
+    }
     results = []
     findings: list[Finding] = []
     for roi, mask in drawn.items():
-        refined = refinements[roi].refined
-        final = mask if refined is None else refined
-        distances = {
-            organ: smallest_distance_mm(final, other)
-            for organ, other in organs.items()
-            if other.inside.any()
-        }
         versions = TargetVersions(roi, mask, refinements[roi], names[roi])
         derived, noticed = derive(versions, rules, drawn_organs, taken)
-        metrics = {} if refined is None else compare(mask, refined)
-        results.append(
-            TargetResult(roi, mask, refinements[roi], names[roi], metrics, distances, derived)
-        )
+        target = TargetResult(roi, mask, refinements[roi], names[roi], {}, {}, derived)
+        results.append(measured_target(target, around, cause_of_structure, end_cap))
         findings += noticed
     return tuple(results), tuple(findings)
 

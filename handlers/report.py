@@ -7,7 +7,15 @@ design: scripts depend on them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from handlers.results import CaseResult, Registration, ResampledMr, SurfaceMoves, TargetResult
+from handlers.dose_report import dose_document
+from handlers.results import (
+    CaseResult,
+    Neighbour,
+    Registration,
+    ResampledMr,
+    SurfaceMoves,
+    TargetResult,
+)
 from handlers.surface_figures import MOVED_MM, surface_figures
 from handlers.values import Finding, Mask
 
@@ -30,7 +38,7 @@ def metrics_document(result: CaseResult, case: Mapping[str, Any]) -> dict[str, A
             _registration(registration, result) for registration in result.registrations
         ],
         "targets": [_target(target) for target in result.targets],
-        "dose": None,
+        "dose": dose_document(result.dose),
         "timing_s": {step: round(seconds, 3) for step, seconds in result.timing_s.items()},
         "findings": findings_document(result.findings),
     }
@@ -124,7 +132,18 @@ def _target(target: TargetResult) -> dict[str, Any]:
         "refined_volume_cm3": _volume(target.refinement.refined),
         "metrics": dict(target.metrics),
         "evidence": dict(target.refinement.numbers),
+        "volumes_cm3": dict(target.volumes_cm3),
         "organ_distances_mm": dict(target.organ_distances_mm),
+        "organs": _organs(target.neighbours),
+        "contents": [
+            {
+                "cause": str(content.cause),
+                "structures": list(content.structures),
+                "drawn_cm3": content.drawn_cm3,
+                "final_cm3": content.final_cm3,
+            }
+            for content in target.contents
+        ],
         "confidence": target.refinement.confidence,
         "changes": [
             {
@@ -146,10 +165,26 @@ def _target(target: TargetResult) -> dict[str, Any]:
                 "type": derived.interpreted_type,
                 "volume_cm3": derived.mask.volume_cm3,
                 "description": derived.description,
+                "metrics": dict(derived.metrics),
+                "organs": _organs(derived.neighbours),
             }
             for derived in target.derived
         ],
     }
+
+
+def _organs(neighbours: Sequence[Neighbour]) -> list[dict[str, Any]]:
+    """Return how a target lies to each other ROI, and how the drawn one did."""
+    return [
+        {
+            "name": each.name,
+            "overlap_cm3": each.overlap_cm3,
+            "distance_mm": each.distance_mm,
+            "drawn_overlap_cm3": each.drawn_overlap_cm3,
+            "drawn_distance_mm": each.drawn_distance_mm,
+        }
+        for each in neighbours
+    ]
 
 
 def _surface(moves: SurfaceMoves | None) -> dict[str, Any] | None:

@@ -196,6 +196,67 @@ class SurfaceMoves:
         self.displacement_mm.setflags(write=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SurfaceMap:
+    """How far another surface lies from each part of a surface.
+
+    Attributes:
+        points_mm: Middles of the surface's triangles; LPS mm in the CT's frame, shape (n, 3).
+        distance_mm: To the other surface, shape (n,): positive where that one lies outside.
+        areas_mm2: Of the triangles, shape (n,).
+    """
+
+    points_mm: Points
+    distance_mm: npt.NDArray[np.float64]
+    areas_mm2: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        count = len(self.points_mm)
+        if self.points_mm.shape != (count, 3) or not (
+            self.distance_mm.shape == self.areas_mm2.shape == (count,)
+        ):
+            raise ValueError("points, distances and areas of a surface must go together")
+        for array in (self.points_mm, self.distance_mm, self.areas_mm2):
+            array.setflags(write=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """How a target lies to one other structure.
+
+    Attributes:
+        name: ROI name of the other structure.
+        overlap_cm3: Volume in common, by voxels.
+        distance_mm: Smallest distance of the surfaces; 0 if they have a voxel in common.
+        drawn_overlap_cm3: The same for the target as drawn.
+        drawn_distance_mm: Likewise.
+    """
+
+    name: str
+    overlap_cm3: float
+    distance_mm: float
+    drawn_overlap_cm3: float
+    drawn_distance_mm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """How much of a target lies in vessels, ducts or bowel.
+
+    Attributes:
+        cause: Which of them: contoured structures by name, and found ones; what lies in several
+            counts once.
+        structures: Names of those that lie in the target as drawn, or in the end.
+        drawn_cm3: In the target as drawn.
+        final_cm3: In the refined target; of a target that stays, the same.
+    """
+
+    cause: MoveCause
+    structures: tuple[str, ...]
+    drawn_cm3: float
+    final_cm3: float
+
+
 class TargetStatus(StrEnum):
     """What became of a target's contour."""
 
@@ -248,6 +309,8 @@ class DerivedTarget:
         mask: Its voxels on the CT grid; never empty.
         description: How it was made, in a sentence for people.
         level: As in `Refinement`, or None: the border of the mask is traced.
+        metrics: It against the drawn target, as in `TargetResult`.
+        neighbours: How it, and the drawn target, lie to each other ROI.
     """
 
     name: str
@@ -255,6 +318,8 @@ class DerivedTarget:
     mask: Mask
     description: str
     level: VoxelField | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    neighbours: tuple[Neighbour, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -269,6 +334,10 @@ class TargetResult:
         metrics: Refined against drawn: named figures, unit in the name; empty after an abstention.
         organ_distances_mm: Smallest distance from the final target to each other ROI, by ROI name.
         derived: What else the protocol asks to be made from it.
+        volumes_cm3: Of the target as drawn, by method: `voxels`, `slices`, `mesh`.
+        neighbours: How the final target, and the drawn one, lie to each other ROI.
+        contents: What of it lies in vessels, ducts and bowel; classes without any are absent.
+        surface_map: How far the refined surface lies from the drawn one; None after an abstention.
     """
 
     source_roi: Roi
@@ -278,6 +347,10 @@ class TargetResult:
     metrics: Mapping[str, float]
     organ_distances_mm: Mapping[str, float]
     derived: tuple[DerivedTarget, ...] = ()
+    volumes_cm3: Mapping[str, float] = field(default_factory=dict)
+    neighbours: tuple[Neighbour, ...] = ()
+    contents: tuple[Content, ...] = ()
+    surface_map: SurfaceMap | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,7 +33,7 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
         >>> matches(numbered("Duodenum", 7), ["duodenum"])
         True
     """
-    plain = _NUMBER.sub("", name).casefold()
+    plain = without_number(name).casefold()
     return any(fnmatchcase(plain, pattern.casefold()) for pattern in patterns)
 
 
@@ -53,6 +53,16 @@ def names_in_use(names: Iterable[str]) -> set[str]:
 def numbered(name: str, number: int) -> str:
     """Return what an ROI is called among others of the same name."""
     return f"{name} (ROI {number})"
+
+
+def without_number(name: str) -> str:
+    """Return a name without what `numbered` added to it.
+
+    Example:
+        >>> without_number(numbered("Duodenum", 7))
+        'Duodenum'
+    """
+    return _NUMBER.sub("", name)
 
 
 def refined_name(source: str, taken: set[str]) -> str:

@@ -62,6 +62,8 @@ class Image:
         role: What a CT is to the case; None for MR. `prior` was planned on earlier, `cbct` was
             taken at the treatment machine; of a `further` CT neither is known.
         patient_position: How the patient lay, as `HFS`; empty if not told.
+        taken_on: Date of acquisition (else of the series, else of the study) as YYYYMMDD, for
+            intervals; empty if not told.
     """
 
     geometry: Geometry
@@ -72,6 +74,7 @@ class Image:
     contrast: str = ""
     role: CtRole | None = None
     patient_position: str = ""
+    taken_on: str = ""
 
     def __post_init__(self) -> None:
         lock_array(self, "voxels", np.float32, self.geometry)
@@ -201,7 +204,8 @@ class PlannedTarget:
     """A dose that a plan is to give: one item of its Dose Reference Sequence of type TARGET.
 
     Attributes:
-        roi_number: ROI in the plan's structure set; None: the plan names a point, or nothing.
+        roi_number: ROI in the structure set of the CT that the plan stands with; None: the plan
+            names a site, a point or nothing, or was made for another structure set.
         prescription_gy: Target Prescription Dose.
     """
 
@@ -218,7 +222,7 @@ class Plan:
         label: RT Plan Label.
         structure_set_uid: SOP Instance UID of the structure set that it was made for; may be empty.
         approval: Approval Status; may be empty.
-        targets: Its prescribed doses.
+        targets: Its prescribed doses; those at points only where there are no others.
         fractions: Fractions planned, if one number holds for every beam; None: not told, or several
             fraction groups.
         planned_on: RT Plan Date as YYYYMMDD; empty if not told.
@@ -259,13 +263,11 @@ class Case:
         ct: The planning CT.
         structure_set: Drawn on it.
         mr: The MR series.
-        dose: In the CT's frame, or None.
         findings: What was noticed when the case was read.
         registrations: Each `ct_from_mr` that was received, of any MR or other CT frame of the case;
             no proof either. Those that were made last come first.
         other_ct: CT of the same patient beside the planning CT, each with its role.
         other_structure_sets: What is drawn on them, by Series Instance UID.
-        other_doses: The dose planned on them, likewise.
         plan_doses: What was planned on the planning CT, in its frame: the plans of this structure
             set first, then by Plan Date, newest first.
         other_plan_doses: What was planned on the other CT, by Series Instance UID.
@@ -274,12 +276,10 @@ class Case:
     ct: Image
     structure_set: StructureSet
     mr: tuple[Image, ...]
-    dose: DoseGrid | None = None
     findings: tuple[Finding, ...] = ()
     registrations: tuple[RigidTransform, ...] = ()
     other_ct: tuple[Image, ...] = ()
     other_structure_sets: Mapping[str, StructureSet] = field(default_factory=dict)
-    other_doses: Mapping[str, DoseGrid] = field(default_factory=dict)
     plan_doses: tuple[PlanDose, ...] = ()
     other_plan_doses: Mapping[str, tuple[PlanDose, ...]] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +21,8 @@ from rich.table import Table
 from node import process as processing
 from node.case_job import software_version
 from node.commands.cases import cases_app
+from node.commands.cohort import add_commands as add_cohort_commands
+from node.commands.limits import add_commands as add_limit_commands
 from node.commands.lint import add_commands as add_lint_commands
 from node.commands.peers import add_commands as add_peer_commands
 from node.commands.query import add_commands as add_query_commands
@@ -67,6 +69,8 @@ app.add_typer(cases_app, name="cases")
 add_peer_commands(app)
 add_query_commands(app)
 add_lint_commands(app)
+add_limit_commands(app)
+add_cohort_commands(app)
 
 
 @app.command()
@@ -186,6 +190,13 @@ def phantom(
         Literal["gas", "scar"] | None,
         typer.Option(help="Hide a part of the node in the CT: drawn without it, seen in the MR."),
     ] = None,
+    prior: Annotated[
+        bool, typer.Option("--prior", help="Add an earlier course: CT, structures, plan, dose.")
+    ] = False,
+    second_plan: Annotated[
+        bool, typer.Option("--second-plan", help="Add a second plan and its dose.")
+    ] = False,
+    beams: Annotated[bool, typer.Option("--beams", help="Write the dose beam by beam.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a synthetic study with known truth: CT, MR, structures, plan, dose, and the truth."""
@@ -195,6 +206,7 @@ def phantom(
     options = PhantomOptions.for_seed(
         seed, hard=hard, small=small, hidden_by=hidden_by or "nothing"
     )
+    options = replace(options, prior=prior, second_plan=second_plan, dose_by_beam=beams)
     with progress(("make the patient", "write"), quiet=as_json) as on_step:
         study = make_study(options)
         on_step("write")

@@ -37,10 +37,10 @@ from node.holdings import (
     ct_without_structure_set,
     identity_of,
     is_drawn_elsewhere,
-    series_drawn_on,
     take_holdings,
 )
 from node.other_ct import JoinedCt, OtherCt, choose_other_ct
+from node.planned import Planned, doses_without_ct, planned_on
 
 __all__ = ["AssemblyFinding", "CaseProposal", "Patience", "StoredInstance", "assemble"]
 
@@ -82,6 +82,8 @@ class CaseProposal:
         next_look_at: When the clock alone may change the answer, or None.
         other_ct: CT beside the planning CT, with what was drawn and planned on them.
         questions: What peers are to be asked about it (`node.completeness`).
+        dose_uids: RT Doses that were planned on the planning CT.
+        plan_uids: Their RT Plans.
     """
 
     case_id: str
@@ -97,6 +99,8 @@ class CaseProposal:
     next_look_at: datetime | None
     other_ct: tuple[OtherCt, ...] = ()
     questions: tuple[Question, ...] = ()
+    dose_uids: tuple[str, ...] = ()
+    plan_uids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,7 @@ def assemble(
     for structure_set in held.structure_sets:
         if structure_set.header.series_instance_uid in elsewhere.prior_series:
             continue
-        drawn_on = series_drawn_on(structure_set.header, held)
+        drawn_on = held.drawn_on[structure_set.header.sop_instance_uid]
         protocol, objection = _choose_protocol(structure_set.header, protocols)
         if protocol is not None and not is_drawn_elsewhere(drawn_on):
             about = structure_set, protocol, objection, drawn_on
@@ -191,11 +195,15 @@ def _case(
     planning = (*(ct.images if ct else ()), structure_set)
     stranger = _stranger(ct, header)
     mr = linked = _Joined()
-    other = JoinedCt()
+    other, planned = JoinedCt(), Planned()
+    lonely: tuple[AssemblyFinding, ...] = ()
     if not stranger:
         mr = _choose_mr(ct, header, protocol, held)
         other = choose_other_ct(ct, protocol, held)
-        linked = _linked(ct, header, (*mr.series, *other.series), held)
+        planned = planned_on(ct, header, held)
+        linked = _linked(ct, header, (*mr.series, *other.series), planned, held)
+        joined = {one.header.sop_instance_uid for one in (*planned.doses, *other.instances)}
+        lonely = doses_without_ct(ct, joined, held)
     objections = [text for text in (objection, stranger, _ambiguity(header, drawn_on)) if text]
     objects = (*planning, *mr.instances, *linked.instances, *other.instances)
     used = tuple({one.header.sop_instance_uid: one for one in objects}.values())
@@ -228,6 +236,7 @@ def _case(
             *linked.findings,
             *mr.findings,
             *other.findings,
+            *lonely,
             *standing.findings,
         ),
         fingerprint=_fingerprint(used, protocol.name),
@@ -236,7 +245,13 @@ def _case(
         ),
         other_ct=other.chosen,
         questions=asked.questions,
+        dose_uids=_uids(planned.doses),
+        plan_uids=_uids(planned.plans),
     )
+
+
+def _uids(instances: Sequence[StoredInstance]) -> tuple[str, ...]:
+    return tuple(one.header.sop_instance_uid for one in instances)
 
 
 def _placeholder(ct: Series, protocol: Protocol, now: datetime) -> CaseProposal:
@@ -366,40 +381,29 @@ def _unfit_mr(mr: Series, rank: int | None, ct_taken_on: date | None, protocol: 
 
 
 def _linked(
-    ct: Series | None, header: InstanceHeader, mr: Sequence[Series], held: Holdings
+    ct: Series | None,
+    header: InstanceHeader,
+    moved: Sequence[Series],
+    planned: Planned,
+    held: Holdings,
 ) -> _Joined:
     """Return the plans, doses and registrations of a structure set; never waited for."""
-    plans = held.by_reference.get(("RTPLAN", header.sop_instance_uid), ())
-    found = list(plans)
-    for plan in plans:
-        found += held.by_reference.get(("RTDOSE", plan.header.sop_instance_uid), ())
-    frames = sorted({header.frame_of_reference_uid, ct.frame_uid if ct else ""} - {""})
-    orphans = 0
-    for dose in (dose for frame in frames for dose in held.doses_by_frame.get(frame, ())):
-        referenced = dose.header.referenced_sop_instance_uids
-        if not referenced:
-            found.append(dose)
-        orphans += bool(referenced) and held.plan_uids.isdisjoint(referenced)
     ct_frame = ct.frame_uid if ct else header.frame_of_reference_uid
-    registrations, unrelated = _registrations(ct_frame, {each.frame_uid for each in mr}, held)
-    found += registrations
-    unique = {one.header.sop_instance_uid: one for one in found}
+    registrations, unrelated = _registrations(ct_frame, {each.frame_uid for each in moved}, held)
     identities = {identity_of(header), *(ct.identities if ct else ())}
     kept = [
         one
-        for one in unique.values()
+        for one in registrations
         if not conflicting_attributes({*identities, identity_of(one.header)})
     ]
-    findings: list[AssemblyFinding] = []
-    if orphans:
-        text = f"{orphans} RT Dose of this frame of reference not used: its plan has not arrived"
-        findings.append(AssemblyFinding("dose_without_plan", Severity.INFO, text))
+    findings = list(planned.findings)
     if unrelated:
         text = f"{unrelated} registrations not used: they relate no MR of this case to its CT"
         findings.append(AssemblyFinding("registration_unrelated", Severity.INFO, text))
-    if lost := len(unique) - len(kept):
+    if lost := planned.of_another + len(registrations) - len(kept):
         text = f"{lost} plan, dose or registration objects left out: of another patient identity"
         findings.append(AssemblyFinding("linked_identity_conflict", Severity.WARNING, text))
+    kept += [*planned.plans, *planned.doses]
     kept.sort(key=attrgetter("header.modality", "header.sop_instance_uid"))
     return _Joined(instances=tuple(kept), findings=tuple(findings))
 

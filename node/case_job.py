@@ -7,8 +7,6 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pydicom.uid import RTDoseStorage
-
 from node.assembly import CaseProposal, StoredInstance
 from node.compute_job import (
     ComputeSettings,
@@ -18,6 +16,7 @@ from node.compute_job import (
     SecondOpinionChoice,
 )
 from node.config import Config, Peer, Protocol
+from node.limit_tables import table_name
 from node.outputs import OUTPUTS, Output
 from node.peer import Tps
 
@@ -60,7 +59,8 @@ def case_job(
             uid: tuple(i.path for i in proposal.instances if i.header.series_instance_uid == uid)
             for uid in proposal.mr_series_uids
         },
-        dose=_dose(proposal),
+        doses=_paths(proposal, proposal.dose_uids),
+        plans=_paths(proposal, proposal.plan_uids),
         registrations=tuple(i.path for i in proposal.instances if i.header.modality == "REG"),
         other_ct=_other_ct(proposal),
         settings=settings,
@@ -80,6 +80,7 @@ def case_job(
 
 def _settings(protocol: Protocol, config: Config) -> ComputeSettings:
     outliner = config.second_opinion
+    tables = tuple(table_name(entry) for entry in protocol.dose.limits)
     return ComputeSettings(
         target_patterns=protocol.targets,
         max_outward_mm=protocol.max_outward_mm,
@@ -91,6 +92,11 @@ def _settings(protocol: Protocol, config: Config) -> ComputeSettings:
         target=protocol.target,
         derived=protocol.derived,
         registration=protocol.registration,
+        prescription=protocol.prescription,
+        dose=protocol.dose.model_copy(update={"limits": tables}),
+        reirradiation=protocol.reirradiation,
+        own_limits={name: config.own_limits[name] for name in tables if name in config.own_limits},
+        organ=config.organ,
         second_opinion=None
         if outliner is None
         else SecondOpinionChoice(fast=outliner.fast, device=outliner.device),
@@ -98,17 +104,9 @@ def _settings(protocol: Protocol, config: Config) -> ComputeSettings:
     )
 
 
-def _dose(proposal: CaseProposal) -> str | None:
-    """Return the path of the dose that was planned on the planning CT."""
-    others = {other.dose_uid for other in proposal.other_ct}
-    return next(
-        (
-            i.path
-            for i in proposal.instances
-            if i.header.sop_class_uid == RTDoseStorage and i.header.sop_instance_uid not in others
-        ),
-        None,
-    )
+def _paths(proposal: CaseProposal, uids: Sequence[str]) -> tuple[str, ...]:
+    wanted = set(uids)
+    return tuple(i.path for i in proposal.instances if i.header.sop_instance_uid in wanted)
 
 
 def _planning_systems(protocol: Protocol, peers: Sequence[Peer]) -> tuple[Tps, ...]:
@@ -130,7 +128,8 @@ def _other_ct(proposal: CaseProposal) -> dict[str, OtherCtPaths]:
                 if i.header.series_instance_uid == other.series_uid
             ),
             structure_set=path_of.get(other.structure_set_uid),
-            dose=path_of.get(other.dose_uid),
+            doses=_paths(proposal, other.dose_uids),
+            plans=_paths(proposal, other.plan_uids),
         )
         for other in proposal.other_ct
     }

@@ -26,9 +26,15 @@ import pydicom
 
 from handlers.decode import CaseDatasets, DecodedCase, decode_case
 from handlers.derived import ClipRule, DerivedRule
-from handlers.encode import Authorship, Sources, encode_result_set
+from handlers.dose_results import EndCap, Prescribed
+from handlers.dosimetry import DoseSettings, GeudRule
+from handlers.dosimetry.reirradiation import OrganRule, ReirradiationSettings
+from handlers.encode import Authorship, Sources, about_result, encode_result_set
 from handlers.errors import HandlerError, InputRejectedError
 from handlers.margins import Margins
+from handlers.pages.document import document_of
+from handlers.pages.html import html_of
+from handlers.pages.pdf import pdf_of
 from handlers.pipeline import Settings, TargetSwitch, find_targets, run
 from handlers.refinement import RefinementSettings
 from handlers.registration import RegistrationSettings
@@ -40,12 +46,14 @@ from node.compute_job import (
     METRICS_FILE,
     OUTCOME_FILE,
     OUTPUT_FOLDER,
+    REPORT_FILES,
     ComputeSettings,
     Job,
     Outcome,
 )
 from node.disk import sync_folder
 from node.gate import GateError, findings_of_sources, judge
+from node.limit_tables import limits_of, names_of
 from node.outline_program import PROGRAM
 from node.second_opinion import consult
 
@@ -61,15 +69,17 @@ def compute(job: Job, out: Path) -> Outcome:
         GateError: What was made would be refused.
     """
     _tell("decode")
-    decoded = decode_case(_datasets(job))
+    datasets = _datasets(job)
+    decoded = decode_case(datasets)
+    planned = _planned(datasets)
     moved = (*decoded.mr.values(), *decoded.other_ct.values())
-    for dataset in (*decoded.ct, *(d for series in moved for d in series)):
+    for dataset in (*decoded.ct, *(d for series in moved for d in series), *planned):
         dataset.pop("PixelData", None)
     noticed = tuple(Finding(f.code, Severity(f.severity), f.text) for f in job.findings)
     case = replace(decoded.case, findings=(*noticed, *decoded.case.findings))
     result = _result(case, job)
     _tell("encode")
-    sources = _sources(decoded)
+    sources = _sources(decoded, planned)
     noticed, inherited = findings_of_sources(sources, job.settings.tps)
     result = replace(result, findings=(*result.findings, *noticed))
     authorship = Authorship(
@@ -78,8 +88,9 @@ def compute(job: Job, out: Path) -> Outcome:
         uid_seed=_uid_seed(job, result),
         parameters=json.dumps(job.settings.model_dump(), sort_keys=True),
     )
+    report = _report(result, sources, authorship, job, out)
     results: dict[str, str] = {}
-    for name, dataset in encode_result_set(result, sources, authorship):
+    for name, dataset in encode_result_set(result, sources, authorship, report):
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
@@ -92,7 +103,8 @@ def compute(job: Job, out: Path) -> Outcome:
     )
     # the report is among what was judged: what comes of that stands in the metrics alone
     result = replace(result, findings=(*result.findings, *judged))
-    document = metrics_document(result, job.case) | {"files": sorted(results.values())}
+    files = sorted([*results.values(), *REPORT_FILES])
+    document = metrics_document(result, job.case) | {"files": files}
     _write(out / METRICS_FILE, json.dumps(document, indent=1))
     summary = {
         "registrations": [
@@ -106,6 +118,18 @@ def compute(job: Job, out: Path) -> Outcome:
         "findings": document["findings"],
     }
     return Outcome(kind="done", results=results, summary=summary)
+
+
+def _report(
+    result: CaseResult, sources: Sources, authorship: Authorship, job: Job, out: Path
+) -> bytes:
+    """Write the report for people in both of its forms; return the PDF."""
+    about = about_result(result, sources, authorship, str(job.case.get("protocol", "")))
+    report = document_of(result, about)
+    forms = (pdf_of(report), html_of(report).encode())
+    for name, form in zip(REPORT_FILES, forms, strict=True):
+        _write_bytes(out / name, form)
+    return forms[0]
 
 
 def _result(case: Case, job: Job) -> CaseResult:
@@ -162,7 +186,8 @@ def _datasets(job: Job) -> CaseDatasets:
         ct=_read(root, job.ct),
         structure_set=_read(root, [job.structure_set])[0],
         mr={uid: _read(root, paths) for uid, paths in job.mr.items()},
-        dose=_read(root, [job.dose])[0] if job.dose else None,
+        doses=_read(root, job.doses),
+        plans=_read(root, job.plans),
         registrations=_read(root, job.registrations),
         other_ct={uid: _read(root, other.images) for uid, other in others.items()},
         other_structure_sets={
@@ -170,9 +195,8 @@ def _datasets(job: Job) -> CaseDatasets:
             for uid, other in others.items()
             if other.structure_set
         },
-        other_doses={
-            uid: _read(root, [other.dose])[0] for uid, other in others.items() if other.dose
-        },
+        other_doses={uid: _read(root, other.doses) for uid, other in others.items()},
+        other_plans={uid: _read(root, other.plans) for uid, other in others.items()},
     )
 
 
@@ -192,8 +216,46 @@ def pipeline_settings(told: ComputeSettings) -> Settings:
             for each in told.target
         ),
         derived=tuple(_derived(each) for each in told.derived),
+        dose=_dose(told),
         review=frozenset(told.review),
         holes_as_xor=told.holes == "xor",
+    )
+
+
+def _dose(told: ComputeSettings) -> DoseSettings:
+    prescription, rules = told.prescription, told.dose
+    limits = limits_of(rules.limits, told.own_limits, unchecked=rules.unchecked_limits)
+    return DoseSettings(
+        end_cap=EndCap(rules.end_cap),
+        prescribed=None
+        if prescription is None
+        else Prescribed(prescription.dose_gy, prescription.fractions, "protocol"),
+        limits=limits,
+        names=names_of(told.organ, limits),
+        reirradiation=_reirradiation(told),
+        volumes_at_gy=rules.volumes_at_gy,
+        geud=tuple(GeudRule(each.name, each.a) for each in rules.geud),
+    )
+
+
+def _reirradiation(told: ComputeSettings) -> ReirradiationSettings:
+    rules = told.reirradiation
+    return ReirradiationSettings(
+        prior_fractions=rules.prior_fractions,
+        current_fractions=None if told.prescription is None else told.prescription.fractions,
+        organs=tuple(
+            OrganRule(
+                pattern=each.name,
+                alpha_beta_gy=each.alpha_beta_gy,
+                recovery=each.recovery,
+                recovery_because=each.recovery_because,
+                limit_gy=each.limit_eqd2_gy,
+                limit_source=each.limit_source,
+            )
+            for each in rules.organ
+        ),
+        shift_mm=rules.shift_mm,
+        is_sum_wanted=rules.eqd2_dose,
     )
 
 
@@ -209,11 +271,21 @@ def _derived(told: protocol.DerivedRule) -> DerivedRule:
     )
 
 
-def _sources(decoded: DecodedCase) -> Sources:
+def _planned(datasets: CaseDatasets) -> tuple[pydicom.Dataset, ...]:
+    """Return the RT Doses and RT Plans of all CT."""
+    others = (*datasets.other_doses.values(), *datasets.other_plans.values())
+    return (*datasets.doses, *datasets.plans, *(ds for each in others for ds in each))
+
+
+def _sources(decoded: DecodedCase, planned: tuple[pydicom.Dataset, ...]) -> Sources:
     # a multi-frame object stands there once for each of its frames; it is one source
     mr = {uid: tuple({id(ds): ds for ds in series}.values()) for uid, series in decoded.mr.items()}
     return Sources(
-        ct=decoded.ct, structure_set=decoded.structure_set, mr=mr, other_ct=decoded.other_ct
+        ct=decoded.ct,
+        structure_set=decoded.structure_set,
+        mr=mr,
+        other_ct=decoded.other_ct,
+        radiotherapy=planned,
     )
 
 
@@ -296,9 +368,13 @@ def _tell(step: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    _write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_suffix(".part")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)

@@ -4,16 +4,31 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from node.limit_tables import LimitTable
 from node.outline_program import SecondOpinionSettings
 from node.outputs import Output
 from node.peer import Tps
-from node.protocol import DerivedRule, Holes, Review, TargetSwitch
+from node.protocol import (
+    DerivedRule,
+    DoseRules,
+    Holes,
+    OrganRule,
+    Prescription,
+    ReirradiationRules,
+    Review,
+    TargetSwitch,
+)
 
 OUTCOME_FILE = "outcome.json"
 OUTPUT_FOLDER = "out"
 METRICS_FILE = "metrics.json"
+REPORT_FILES = ("report.pdf", "report.html")
+"""The report for people, in two forms that say the same."""
+
+RESULTS_FOLDER = "results"
+"""Where adopted result sets lie in the data folder: case, then revision."""
 
 
 class SecondOpinionChoice(BaseModel):
@@ -26,7 +41,13 @@ class SecondOpinionChoice(BaseModel):
 
 
 class ComputeSettings(BaseModel):
-    """What is told about computing in every result; fields as in `node.protocol.Protocol`."""
+    """What is told about computing in every result; fields as in `node.protocol.Protocol`.
+
+    Attributes:
+        dose: Tables by name, without a path of the machine.
+        own_limits: Those of them that are the department's own.
+        organ: What the department calls organs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,6 +61,11 @@ class ComputeSettings(BaseModel):
     target: tuple[TargetSwitch, ...] = ()
     derived: tuple[DerivedRule, ...] = ()
     registration: Literal["automatic", "as-sent"] = "automatic"
+    prescription: Prescription | None = None
+    dose: DoseRules = DoseRules()
+    reirradiation: ReirradiationRules = ReirradiationRules()
+    own_limits: dict[str, LimitTable] = Field(default_factory=dict)
+    organ: tuple[OrganRule, ...] = ()
     second_opinion: SecondOpinionChoice | None = None
     tps: tuple[Tps, ...] = ()
 
@@ -61,13 +87,15 @@ class OtherCtPaths(BaseModel):
 
     images: tuple[str, ...]
     structure_set: str | None = None
-    dose: str | None = None
+    doses: tuple[str, ...] = ()
+    plans: tuple[str, ...] = ()
 
 
 class Job(BaseModel):
     """All that the child is told. Paths are relative to `root`, or absolute.
 
     Attributes:
+        doses: What was planned on the planning CT, all that came; likewise `plans`.
         other_ct: By Series Instance UID.
         case: Identity of the computation, told in `metrics.json` as it is.
         uid_seed: Fingerprint of inputs, settings and software version: all UIDs derive from it.
@@ -85,7 +113,8 @@ class Job(BaseModel):
     ct: tuple[str, ...]
     structure_set: str
     mr: dict[str, tuple[str, ...]]
-    dose: str | None = None
+    doses: tuple[str, ...] = ()
+    plans: tuple[str, ...] = ()
     registrations: tuple[str, ...] = ()
     other_ct: dict[str, OtherCtPaths] = {}
     settings: ComputeSettings

@@ -4,7 +4,6 @@ Nothing else reads the file or the environment; functions receive the few values
 key with meaning, unit and default stands in `deploy/hilum.example.toml`.
 """
 
-import difflib
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,8 @@ from pydantic import (
 )
 
 from node.errors import ConfigError
+from node.key_problems import key_problems
+from node.limit_tables import LimitTable, own_tables
 from node.outline_program import SecondOpinionSection
 from node.peer import (
     ANY_AE_TITLE,
@@ -36,13 +37,17 @@ from node.peer import (
 from node.protocol import (
     ClipRule,
     DerivedRule,
+    DoseRules,
     FetchRule,
+    GeudRule,
     MarginTable,
     NotNegative,
+    OrganRule,
     OutputRule,
     Positive,
     Prescription,
     Protocol,
+    ReirradiationRules,
     Section,
     TargetSwitch,
     derived_problems,
@@ -67,6 +72,10 @@ __all__ = [
     "is_loopback",
     "read_config",
 ]
+
+
+_NOT_IN_FILES = ("origin", "own_limits")
+"""What is found out while a file is read."""
 
 
 class NodeSection(Section):
@@ -144,7 +153,9 @@ class Config(Section):
     second_opinion: SecondOpinionSection | None = None
     peer: Annotated[tuple[Peer, ...], Strict(strict=False)] = ()
     protocol: Annotated[tuple[Protocol, ...], Strict(strict=False)] = ()
+    organ: Annotated[tuple[OrganRule, ...], Strict(strict=False)] = ()
     origin: Literal["defaults", "file"] = "defaults"
+    own_limits: dict[str, LimitTable] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> "Config":
@@ -199,14 +210,17 @@ def read_config(path: Path | None) -> Config:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} is not valid TOML: {error}"]) from error
-    if "origin" in document:
-        raise ConfigError(["origin: unknown key"])
+    if hidden := [key for key in _NOT_IN_FILES if key in document]:
+        raise ConfigError([f"{key}: unknown key" for key in hidden])
+    own_limits, table_problems = own_tables(document, path.parent)
     try:
-        config = Config.model_validate({**document, "origin": "file"})
+        config = Config.model_validate({**document, "origin": "file", "own_limits": own_limits})
     except ValidationError as error:
         # the checks across sections ran only if every section was sound: catch up with them
-        every = [*_problems(error), *_cross_problems(document)]
+        every = [*_problems(error), *_cross_problems(document), *table_problems]
         raise ConfigError(list(dict.fromkeys(every))) from error
+    if table_problems:
+        raise ConfigError(table_problems)
     return _rooted(config, path.parent)
 
 
@@ -312,47 +326,25 @@ def _twice(tables: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _problems(error: ValidationError) -> list[str]:
-    problems: list[str] = []
-    for item in error.errors():
-        key = _key(item["loc"])
-        if item["type"] == "extra_forbidden":
-            problems.append(f"{key}: unknown key{_suggestion(str(item['loc'][-1]), item['loc'])}")
-        elif item["type"] == "missing":
-            problems.append(f"{key}: missing")
-        else:
-            text = item["msg"].removeprefix("Value error, ")
-            problems += [f"{key}: {line}" if key else line for line in text.splitlines()]
-    return problems
+    return key_problems(error, Config, _SECTIONS, _NOT_IN_FILES)
 
 
-def _key(location: tuple[int | str, ...]) -> str:
-    key = ""
-    for part in location:
-        if isinstance(part, int):
-            key += f"[{part + 1}]"
-        else:
-            key += f".{part}" if key else part
-    return key
-
-
-def _suggestion(key: str, location: tuple[int | str, ...]) -> str:
-    sections: dict[str, type[BaseModel]] = {
-        "node": NodeSection,
-        "tls": TlsSection,
-        "web": WebSection,
-        "second_opinion": SecondOpinionSection,
-        "peer": Peer,
-        "protocol": Protocol,
-        "prescription": Prescription,
-        "target": TargetSwitch,
-        "derived": DerivedRule,
-        "margin_mm": MarginTable,
-        "clip": ClipRule,
-        "output": OutputRule,
-        "fetch": FetchRule,
-    }
-    names = [str(part) for part in location[:-1] if isinstance(part, str)]
-    section = sections.get(names[-1], Config) if names else Config
-    known = {field.alias or name for name, field in section.model_fields.items()} - {"origin"}
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "node": NodeSection,
+    "tls": TlsSection,
+    "web": WebSection,
+    "second_opinion": SecondOpinionSection,
+    "peer": Peer,
+    "protocol": Protocol,
+    "prescription": Prescription,
+    "dose": DoseRules,
+    "geud": GeudRule,
+    "reirradiation": ReirradiationRules,
+    "target": TargetSwitch,
+    "derived": DerivedRule,
+    "margin_mm": MarginTable,
+    "clip": ClipRule,
+    "output": OutputRule,
+    "fetch": FetchRule,
+    "organ": OrganRule,
+}

@@ -19,6 +19,7 @@ from pydicom.uid import (
     UID,
     AdvancedBlendingPresentationStateStorage,
     DeformableSpatialRegistrationStorage,
+    EncapsulatedPDFStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     ImplicitVRLittleEndian,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
@@ -76,13 +77,14 @@ DISPENSABLE = frozenset(
     {
         AdvancedBlendingPresentationStateStorage,
         DeformableSpatialRegistrationStorage,
+        EncapsulatedPDFStorage,
         GrayscaleSoftcopyPresentationStateStorage,
         MultiFrameTrueColorSecondaryCaptureImageStorage,
         ParametricMapStorage,
     }
 )
 """Few planning systems take these; the rigid registration and the resampled MR say what they need,
-a probability is for review, pictures and presentation states are for viewers. A peer that
+a probability is for review, pictures, presentation states and the PDF are for people. A peer that
 negotiates none of them still has its result set."""
 
 

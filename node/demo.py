@@ -15,6 +15,7 @@ from pydicom import Dataset
 from pydicom.uid import (
     AdvancedBlendingPresentationStateStorage,
     Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     MRImageStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
@@ -150,6 +151,7 @@ def _expected(study: PhantomStudy) -> dict[str, int]:
         MultiFrameTrueColorSecondaryCaptureImageStorage: 1,
         AdvancedBlendingPresentationStateStorage: len(study.mr),
         GrayscaleSoftcopyPresentationStateStorage: 1,
+        EncapsulatedPDFStorage: 1,
     }
 
 

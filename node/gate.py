@@ -276,7 +276,7 @@ def _told(problems: Sequence[Problem]) -> str:
 
 def _every(sources: "Sources") -> Iterator[Dataset]:
     moved = (*sources.mr.values(), *sources.other_ct.values())
-    return chain(sources.ct, [sources.structure_set], *moved)
+    return chain(sources.ct, [sources.structure_set], *moved, sources.radiotherapy)
 
 
 def _uids(ds: Dataset) -> Iterator[str]:

@@ -11,7 +11,7 @@ import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from node.conformance import MODALITY_OF
@@ -126,8 +126,9 @@ class Holdings:
         instance_counts: By series UID, how many SOP instances it has here, of whatever kind.
         ct_by_frame: CT series by frame of reference, those of localizers alone left out.
         structure_sets: All of them.
-        by_reference: Plans and doses by (modality, SOP Instance UID they refer to).
-        doses_by_frame: Doses by frame of reference.
+        drawn_on: By SOP Instance UID of a structure set, the series it was drawn on; several if it
+            cannot be told which.
+        plans: All of them; `doses` likewise.
         registrations_by_frame: Registrations by each frame they map.
         plan_uids: SOP Instance UIDs of the plans.
     """
@@ -137,8 +138,9 @@ class Holdings:
     instance_counts: Mapping[str, int]
     ct_by_frame: Mapping[str, Sequence[Series]]
     structure_sets: Sequence[StoredInstance]
-    by_reference: Mapping[tuple[str, str], Sequence[StoredInstance]]
-    doses_by_frame: Mapping[str, Sequence[StoredInstance]]
+    drawn_on: Mapping[str, tuple[Series, ...]]
+    plans: Sequence[StoredInstance]
+    doses: Sequence[StoredInstance]
     registrations_by_frame: Mapping[str, Sequence[StoredInstance]]
     plan_uids: frozenset[str]
 
@@ -174,10 +176,9 @@ def take_holdings(instances: Iterable[StoredInstance]) -> Holdings:
     """Return the objects sorted by what they refer to; the same for any order of `instances`."""
     images: dict[str, list[StoredInstance]] = defaultdict(list)
     structure_sets: list[StoredInstance] = []
-    by_reference: dict[tuple[str, str], list[StoredInstance]] = defaultdict(list)
-    doses: dict[str, list[StoredInstance]] = defaultdict(list)
+    plans: list[StoredInstance] = []
+    doses: list[StoredInstance] = []
     registrations: dict[str, list[StoredInstance]] = defaultdict(list)
-    plan_uids: set[str] = set()
     for one in sorted(instances, key=operator.attrgetter("header.sop_instance_uid")):
         header = one.header
         if header.modality not in NOT_IMAGES or not _is_computable(header):
@@ -186,16 +187,13 @@ def take_holdings(instances: Iterable[StoredInstance]) -> Holdings:
         if header.modality == "RTSTRUCT":
             structure_sets.append(one)
         elif header.modality == "RTPLAN":
-            plan_uids.add(header.sop_instance_uid)
+            plans.append(one)
         elif header.modality == "RTDOSE":
-            doses[header.frame_of_reference_uid].append(one)
+            doses.append(one)
         for frame_uid in set(header.registered_frame_uids):
             registrations[frame_uid].append(one)
-        if header.modality != "RTSTRUCT":
-            for uid in set(header.referenced_sop_instance_uids):
-                by_reference[header.modality, uid].append(one)
     series = {uid: _series(uid, images[uid]) for uid in sorted(images)}
-    return Holdings(
+    held = Holdings(
         series=series,
         series_of_image={
             one.header.sop_instance_uid: uid for uid, group in images.items() for one in group
@@ -203,11 +201,16 @@ def take_holdings(instances: Iterable[StoredInstance]) -> Holdings:
         instance_counts={uid: len(group) for uid, group in images.items()},
         ct_by_frame=_ct_by_frame(series.values()),
         structure_sets=structure_sets,
-        by_reference=by_reference,
-        doses_by_frame=doses,
+        drawn_on={},
+        plans=plans,
+        doses=doses,
         registrations_by_frame=registrations,
-        plan_uids=frozenset(plan_uids),
+        plan_uids=frozenset(one.header.sop_instance_uid for one in plans),
     )
+    drawn_on = {
+        one.header.sop_instance_uid: _series_drawn_on(one.header, held) for one in structure_sets
+    }
+    return replace(held, drawn_on=drawn_on)
 
 
 def _ct_by_frame(series: Iterable[Series]) -> dict[str, list[Series]]:
@@ -285,8 +288,7 @@ def _gap(headers: Iterable[InstanceHeader]) -> str:
     )
 
 
-def series_drawn_on(header: InstanceHeader, held: Holdings) -> tuple[Series, ...]:
-    """Return the series a structure set was drawn on; several if it cannot be told which."""
+def _series_drawn_on(header: InstanceHeader, held: Holdings) -> tuple[Series, ...]:
     named = held.series.get(header.referenced_series_uid)
     if named is not None and named.modality == "CT":
         return (named,)
@@ -317,7 +319,7 @@ def ct_without_structure_set(held: Holdings) -> list[Series]:
     uids: set[str] = set()
     frames: set[str] = set()
     for structure_set in held.structure_sets:
-        drawn_on = series_drawn_on(structure_set.header, held)
+        drawn_on = held.drawn_on[structure_set.header.sop_instance_uid]
         if not is_drawn_elsewhere(drawn_on):
             uids.update(series.uid for series in drawn_on)
             frames.update(series.frame_uid for series in drawn_on)

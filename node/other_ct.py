@@ -2,7 +2,8 @@
 
 Joined by patient like MR, since nothing in DICOM refers from a structure set to them. A CT with
 contours of its own is somebody's planning CT: it joins only if it is an earlier one in a frame of
-reference of its own, or a later one in the case's, as a CBCT is that was drawn on.
+reference of its own, or a later one in the case's, as a CBCT is that was drawn on. An earlier one
+in the case's frame joins if both have a dose: it was planned on before.
 
 Knows no clock and no pixel data; what a CT is (CBCT or not) is read by `handlers.decode`.
 """
@@ -21,8 +22,8 @@ from node.holdings import (
     StoredInstance,
     conflicting_attributes,
     identity_of,
-    series_drawn_on,
 )
+from node.planned import planned_on
 
 LEAST_IMAGES = 3
 """Fewer are no volume that could be registered."""
@@ -34,11 +35,15 @@ CBCT in dozens, and each costs as much time as an MR."""
 
 @dataclass(frozen=True, slots=True)
 class OtherCt:
-    """A CT beside the planning CT, with what was drawn and planned on it (UIDs, or empty)."""
+    """A CT beside the planning CT, with what was drawn and planned on it (UIDs, or empty).
+
+    Doses and plans are all that are held.
+    """
 
     series_uid: str
     structure_set_uid: str = ""
-    dose_uid: str = ""
+    dose_uids: tuple[str, ...] = ()
+    plan_uids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,20 @@ def choose_other_ct(ct: Series | None, protocol: Protocol, held: Holdings) -> Jo
     if ct is None:
         return JoinedCt()
     own: list[tuple[Series, StoredInstance | None]] = []
+    is_planned = bool(planned_on(ct, None, held).doses)
     forming: list[StoredInstance] = []
     findings: list[AssemblyFinding] = []
     for series in _of_same_patient(ct, held):
         drawn = _drawn_on(series, held)
-        reason, severity = _objection(series, drawn, ct, protocol)
+        doses = planned_on(series, None, held).doses
+        reason, severity = _objection(
+            series, drawn, ct, protocol, are_both_planned=bool(doses) and is_planned
+        )
         if reason:
+            days = _days_after(series, ct)
+            if doses and (days is None or days <= 0):
+                reason += f"; so are {len(doses)} RT Dose planned on it, perhaps of an earlier "
+                reason, severity = f"{reason}course", Severity.WARNING
             if series.placed_count < LEAST_IMAGES:
                 forming += series.images
             text = f"{series.name} ({_tail(series.uid)}) left out: {reason}"
@@ -75,9 +88,12 @@ def choose_other_ct(ct: Series | None, protocol: Protocol, held: Holdings) -> Jo
         findings.append(AssemblyFinding("other_ct_left_out", Severity.INFO, text))
     chosen, instances = [], []
     for series, drawn in kept:
-        dose = _dose_on(drawn, held)
-        instances += [*series.images, *(one for one in (drawn, dose) if one is not None)]
-        chosen.append(OtherCt(series.uid, _uid(drawn), _uid(dose)))
+        planned = planned_on(series, None if drawn is None else drawn.header, held)
+        instances += [*series.images, *([] if drawn is None else [drawn])]
+        instances += [*planned.plans, *planned.doses]
+        if series.frame_uid != ct.frame_uid:  # else it is told of the planning CT
+            findings += planned.findings
+        chosen.append(OtherCt(series.uid, _uid(drawn), _uids(planned.doses), _uids(planned.plans)))
     unique = {one.header.sop_instance_uid: one for one in instances}
     return JoinedCt(
         tuple(chosen),
@@ -103,8 +119,17 @@ def _of_same_patient(ct: Series, held: Holdings) -> list[Series]:
     ]
 
 
+def _days_after(series: Series, ct: Series) -> int | None:
+    return (series.taken_on - ct.taken_on).days if series.taken_on and ct.taken_on else None
+
+
 def _objection(
-    series: Series, drawn: StoredInstance | None, ct: Series, protocol: Protocol
+    series: Series,
+    drawn: StoredInstance | None,
+    ct: Series,
+    protocol: Protocol,
+    *,
+    are_both_planned: bool,
 ) -> tuple[str, Severity]:
     """Return why a CT does not join, or an empty string."""
     if different := conflicting_attributes({*ct.identities, *series.identities}):
@@ -115,13 +140,17 @@ def _objection(
         return f"the protocol wants other CT described as {wanted}", Severity.INFO
     if series.placed_count < LEAST_IMAGES:
         return f"{series.placed_count} images with a position are no volume", Severity.INFO
-    days = (series.taken_on - ct.taken_on).days if series.taken_on and ct.taken_on else None
+    days = _days_after(series, ct)
     window = protocol.mr_window_days
-    if drawn is not None and series.frame_uid == ct.frame_uid and days is not None and days < 0:
-        text = "contours are drawn on it, earlier in the same frame: this CT was aligned to it"
-        return text, Severity.INFO
+    is_earlier = days is not None and days < 0
+    if drawn is not None and series.frame_uid == ct.frame_uid and is_earlier:
+        if are_both_planned:
+            window = protocol.prior_window_days
+        else:
+            text = "contours are drawn on it, earlier in the same frame: this CT was aligned to it"
+            return text, Severity.INFO
     if drawn is not None and series.frame_uid != ct.frame_uid:
-        if days is None or days >= 0:
+        if not is_earlier:
             text = "contours are drawn on it and it is not known to be earlier: a case of its own"
             return text, Severity.INFO
         window = protocol.prior_window_days
@@ -132,28 +161,20 @@ def _objection(
 
 
 def _drawn_on(series: Series, held: Holdings) -> StoredInstance | None:
-    """Return the structure set drawn on a CT alone, the one received last."""
+    """Return the structure set drawn on a CT alone: one that was planned on, received last."""
     found = [
         one
         for one in held.structure_sets
-        if series_drawn_on(one.header, held) == (series,)
+        if held.drawn_on[one.header.sop_instance_uid] == (series,)
         and not conflicting_attributes({identity_of(one.header), *series.identities})
     ]
+    made_for = {
+        uid
+        for plan in planned_on(series, None, held).plans
+        for uid in plan.header.referenced_sop_instance_uids
+    }
+    found = [one for one in found if one.header.sop_instance_uid in made_for] or found
     return max(found, key=attrgetter("received_at", "header.sop_instance_uid"), default=None)
-
-
-def _dose_on(drawn: StoredInstance | None, held: Holdings) -> StoredInstance | None:
-    """Return the dose of a plan on a structure set, the one received last."""
-    if drawn is None:
-        return None
-    plans = held.by_reference.get(("RTPLAN", drawn.header.sop_instance_uid), ())
-    doses = [
-        dose
-        for plan in plans
-        for dose in held.by_reference.get(("RTDOSE", plan.header.sop_instance_uid), ())
-        if not conflicting_attributes({identity_of(dose.header), identity_of(drawn.header)})
-    ]
-    return max(doses, key=attrgetter("received_at", "header.sop_instance_uid"), default=None)
 
 
 def _newest(
@@ -174,6 +195,10 @@ def _age(series: Series) -> tuple[str, str, str]:
 
 def _uid(one: StoredInstance | None) -> str:
     return "" if one is None else one.header.sop_instance_uid
+
+
+def _uids(instances: Sequence[StoredInstance]) -> tuple[str, ...]:
+    return tuple(one.header.sop_instance_uid for one in instances)
 
 
 def _tail(uid: str) -> str:

@@ -11,15 +11,18 @@ Output = Literal[
     "registration",
     "deformation",
     "structure-set",
+    "dose",
     "segmentation",
     "report",
     "review",
     "overview",
     "blending",
     "contours",
+    "document",
 ]
-"""What a destination can be sent: `mr` is the resampled MR, `review` the probability of targets,
-`overview` the fused colour pictures, `blending` and `contours` the presentation states."""
+"""What a destination can be sent: `mr` is the resampled MR, `dose` the sum of all courses, `review`
+the probability of targets, `overview` the fused colour pictures, `blending` and `contours` the
+presentation states, `document` the report for people as PDF."""
 
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 
@@ -28,6 +31,7 @@ _BY_ROLE: Mapping[str, Output] = {
     "REG": "registration",
     "DEFREG": "deformation",
     "RTSTRUCT": "structure-set",
+    "RTDOSE": "dose",
     "SEG": "segmentation",
     "SR": "report",
     "PSEG": "review",
@@ -35,6 +39,7 @@ _BY_ROLE: Mapping[str, Output] = {
     "OVERVIEW": "overview",
     "BLENDING": "blending",
     "CONTOURS": "contours",
+    "PDF": "document",
 }
 
 

@@ -32,6 +32,7 @@ STEPS = (
     "resampling",
     "refinement",
     "metrics",
+    "dose",
     "encode",
 )
 """The steps in order, for whoever draws a progress bar; one that is not configured is not told."""

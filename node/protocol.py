@@ -31,6 +31,9 @@ TARGET_PLACEHOLDER = "{target}"
 ROI_NAME_LENGTH = 16
 """Longest ROI name that every TPS keeps (AAPM TG-263)."""
 
+SHIPPED_LIMITS = ("tg101", "quantec", "hytec")
+"""Tables of organ limits that come with Hilum."""
+
 _NAME_TEMPLATE = re.compile(r"(?:[A-Za-z0-9^+_.-]|\{target\})+")
 
 Positive = Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)]
@@ -48,6 +51,7 @@ MarginMm = Annotated[float, Field(ge=0, le=LARGEST_MARGIN_MM)]
 Review = Literal["probability-seg", "probability-map", "structures"]
 PriorModality = Literal["CT", "MR", "RTSTRUCT", "RTDOSE", "RTPLAN", "REG"]
 Holes = Literal["keyhole", "xor"]
+EndCap = Literal["half-slice", "none", "tapered"]
 
 
 class Section(BaseModel):
@@ -61,6 +65,75 @@ class Prescription(Section):
 
     dose_gy: Positive
     fractions: Annotated[int, Field(ge=1)]
+
+
+class GeudRule(Section):
+    """`[[protocol.dose.geud]]`: of which structures the gEUD is told, and with which exponent."""
+
+    name: Pattern
+    a: Annotated[float, Field(ge=-100, le=100)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "GeudRule":
+        if self.a == 0:
+            raise ValueError("a must not be 0: 1 is the mean dose")
+        return self
+
+
+class DoseRules(Section):
+    """`[protocol.dose]`: how dose is measured, and by which tables it is judged.
+
+    Attributes:
+        limits: Tables that come with Hilum, by name, and files of a department (`.toml`).
+        unchecked_limits: Whether numbers that nobody has read again count, too.
+    """
+
+    end_cap: EndCap = "half-slice"
+    limits: Annotated[tuple[Pattern, ...], Strict(strict=False)] = SHIPPED_LIMITS
+    unchecked_limits: bool = False
+    volumes_at_gy: Annotated[tuple[Positive, ...], Strict(strict=False)] = ()
+    geud: Annotated[tuple[GeudRule, ...], Strict(strict=False)] = ()
+
+
+class OrganRule(Section):
+    """`[[organ]]`: what a department calls an organ, beside the names that are known."""
+
+    name: Pattern
+    roi_names: Patterns
+
+
+class ReirradiationOrgan(Section):
+    """`[[protocol.reirradiation.organ]]`: what holds for organs of a name when courses are added.
+
+    Attributes:
+        name: Pattern of ROI names or TG-263 names.
+        recovery: Part of the prior courses that is forgiven.
+        limit_eqd2_gy: On the hottest 0.03 cm3 of all courses together.
+    """
+
+    name: Pattern
+    alpha_beta_gy: Annotated[float, Field(gt=0, le=100)] | None = None
+    recovery: Annotated[float, Field(ge=0, le=1)] = 0.0
+    recovery_because: str = ""
+    limit_eqd2_gy: Annotated[float, Field(gt=0, le=1000)] | None = None
+    limit_source: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ReirradiationOrgan":
+        if self.recovery and not self.recovery_because.strip():
+            raise ValueError("recovery needs recovery_because: why, in words that are kept")
+        if self.limit_eqd2_gy is not None and not self.limit_source.strip():
+            raise ValueError("limit_eqd2_gy needs limit_source: who says so")
+        return self
+
+
+class ReirradiationRules(Section):
+    """`[protocol.reirradiation]`: how prior courses are added to the one that is planned."""
+
+    prior_fractions: Annotated[int, Field(ge=1, le=100)] | None = None
+    shift_mm: Annotated[float, Field(ge=0, le=20)] = 3.0
+    eqd2_dose: bool = False
+    organ: Annotated[tuple[ReirradiationOrgan, ...], Strict(strict=False)] = ()
 
 
 class TargetSwitch(Section):
@@ -187,6 +260,8 @@ class Protocol(Section):
     target: Annotated[tuple[TargetSwitch, ...], Strict(strict=False)] = ()
     derived: Annotated[tuple[DerivedRule, ...], Strict(strict=False)] = ()
     prescription: Prescription | None = None
+    dose: DoseRules = DoseRules()
+    reirradiation: ReirradiationRules = ReirradiationRules()
 
 
 def output_problems(protocol: Mapping[str, Any], queried: Collection[str]) -> list[str]:

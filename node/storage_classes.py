@@ -224,6 +224,12 @@ SENT = (
         uid.RTStructureSetStorage, "RTSTRUCT", SENT_SYNTAXES, "original and refined targets"
     ),
     StorageClass(
+        uid.RTDoseStorage,
+        "RTDOSE",
+        SENT_SYNTAXES,
+        "on request: EQD2 of all courses of the patient",
+    ),
+    StorageClass(
         uid.SegmentationStorage,
         "SEG",
         SENT_SYNTAXES,
@@ -251,6 +257,7 @@ SENT = (
         "contours of targets as graphics on the planning CT",
     ),
     StorageClass(uid.Comprehensive3DSRStorage, "SR", SENT_SYNTAXES, "measurements (TID 1500)"),
+    StorageClass(uid.EncapsulatedPDFStorage, "DOC", SENT_SYNTAXES, "the report for people"),
 )
 """Storage SOP classes as SCU."""
 

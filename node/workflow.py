@@ -16,7 +16,14 @@ from typing import Any
 
 from dbos import DBOS, SetWorkflowID
 
-from node.compute_job import OUTCOME_FILE, OUTPUT_FOLDER, Job, Outcome, summary_lines
+from node.compute_job import (
+    OUTCOME_FILE,
+    OUTPUT_FOLDER,
+    RESULTS_FOLDER,
+    Job,
+    Outcome,
+    summary_lines,
+)
 from node.config import Config
 from node.delivering import Delivering
 from node.disk import sync_folder
@@ -40,7 +47,6 @@ POLL_S = 0.5
 MOST_STARTS = 50
 """A revision begun this often without an end is suspected of bringing the node down."""
 
-RESULTS_FOLDER = "results"
 WORK_FOLDER = "work"
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, Literal
 
 from pydicom import Dataset, uid
@@ -17,7 +18,7 @@ from pynetdicom.association import Association
 
 from node.answering.services import Answering
 from node.association import CallingEntity
-from node.config import Config, NodeSection, Peer, Role
+from node.config import Config, NodeSection, Peer, Role, TlsSection
 from node.index import Index
 from node.index.case_rows import CASES, RESULTS, REVISIONS, utc_text
 from node.scp import StoreScp
@@ -95,6 +96,7 @@ class AnsweringNode:
     transport: Transport = "fast"
     peers: tuple[Peer, ...] = ()
     section: NodeSection | None = None
+    tls: TlsSection | None = None
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -108,7 +110,7 @@ class AnsweringNode:
             delivery_retry_s=0.5,
             delivery_retry_cap_s=1.0,
         )
-        self.config = Config(node=section, peer=self.peers)
+        self.config = Config(node=section, peer=self.peers, tls=self.tls)
         self.store = ObjectStore(self.root, 0)
         now = lambda: datetime.now(UTC)  # noqa: E731
         self.answering = Answering(self.config, self.store, self.index, now)
@@ -184,11 +186,12 @@ def asking(
     reports: bool = False,
     syntaxes: tuple[str, ...] = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian),
     handlers: tuple[Any, ...] = (),
+    tls_args: tuple[SSLContext, str] | None = None,
 ) -> Iterator[Association]:
     """Give an association of a peer.
 
     `given` are storage classes in which it takes the role of the SCP; with `reports` it proposes
-    both roles for the others; `handlers` are pynetdicom's, of its side.
+    both roles for the others; `handlers` and `tls_args` are pynetdicom's, of its side.
     """
     ae = CallingEntity(calling_ae)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = LONG_S
@@ -198,7 +201,12 @@ def asking(
     if reports:
         roles += [build_role(one, scu_role=True, scp_role=True) for one in sop_classes]
     assoc = ae.associate(
-        "127.0.0.1", node.port, ae_title="HILUM", ext_neg=roles, evt_handlers=list(handlers)
+        "127.0.0.1",
+        node.port,
+        ae_title="HILUM",
+        ext_neg=roles,
+        evt_handlers=list(handlers),
+        tls_args=tls_args,
     )
     ae.connection.disarm()
     try:

@@ -58,6 +58,7 @@ def orthanc(
     *,
     name: str = "orthanc",
     port: int | None = None,
+    http_port: int | None = None,
 ) -> Iterator[Peer]:
     """Run Orthanc; `known` are the ports by AE title of those that it may send to.
 
@@ -67,12 +68,13 @@ def orthanc(
         known: As said; they are on the loopback address.
         name: Of the peer.
         port: Where it listens; None: a free one.
+        http_port: Where it answers questions of people; None: a free one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     peer = archive_peer(name, free_port() if port is None else port)
     settings = {
         "DicomPort": peer.port,
-        "HttpPort": free_port(),
+        "HttpPort": free_port() if http_port is None else http_port,
         "DicomAet": peer.ae_title,
         "StorageDirectory": str(folder / "stored"),
         "IndexDirectory": str(folder / "stored"),

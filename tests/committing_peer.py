@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self
 
@@ -79,6 +80,10 @@ class CommittingPeer:
         self.reports_sent = 0
         self._arrived = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self.ssl_context: SSLContext | None = None
+        """Set before it listens: what it talks TLS with."""
+        self.tls_args: tuple[SSLContext, str] | None = None
+        """What it calls the node with over TLS."""
         self._ae = AE(ae_title)
         for sop_class in ALL_STORAGE_CLASSES:
             self._ae.add_supported_context(sop_class)
@@ -88,6 +93,7 @@ class CommittingPeer:
         server = self._ae.start_server(
             ("127.0.0.1", self.port),
             block=False,
+            ssl_context=self.ssl_context,
             evt_handlers=[
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_C_STORE, self._store),
@@ -132,7 +138,13 @@ class CommittingPeer:
         ae = CallingEntity(caller or self.ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = LONG_S
         ae.add_requested_context(StorageCommitmentPushModel)
-        assoc = ae.associate("127.0.0.1", self.node_port, ae_title="HILUM", ext_neg=negotiation)
+        assoc = ae.associate(
+            "127.0.0.1",
+            self.node_port,
+            ae_title="HILUM",
+            ext_neg=negotiation,
+            tls_args=self.tls_args,
+        )
         if not assoc.is_established:
             return None
         if self.behavior.role is not None:

@@ -18,7 +18,7 @@ def _absent(what: str) -> None:
     pytest.skip(f"{what} is absent")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def peer_program() -> Callable[[str], str]:
     """Return a function that finds a program of DCMTK, Orthanc, dicom3tools or plastimatch."""
     # pynetdicom installs programs of the same names beside our interpreter: not the judges we mean

@@ -17,6 +17,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     MRImageStorage,
     RTDoseStorage,
+    RTPlanStorage,
     RTStructureSetStorage,
     SpatialRegistrationStorage,
 )
@@ -25,6 +26,9 @@ CT_FRAME = "1.2.826.0.1.1"
 MR_FRAME = "1.2.826.0.1.2"
 CT_SERIES = "1.2.826.0.2.1"
 MR_SERIES = "1.2.826.0.2.2"
+STRUCTURE_SET = "1.2.826.0.3.1"
+DOSE = "1.2.826.0.4.1"
+PLAN = "1.2.826.0.6.1"
 PATIENT_ID = "HIDDEN-4711"
 PATIENT_NAME = "Secret^Person"
 
@@ -102,7 +106,7 @@ def structure_set(
 ) -> Dataset:
     """Return an RTSTRUCT of ROIs numbered from 1, each a list of contours (n, 3) in LPS mm."""
     ds = _object(RTStructureSetStorage, "RTSTRUCT")
-    ds.SOPInstanceUID, ds.StructureSetLabel = "1.2.826.0.3.1", "small"
+    ds.SOPInstanceUID, ds.StructureSetLabel = STRUCTURE_SET, "small"
     ds.StructureSetROISequence, ds.ROIContourSequence = DicomSequence(), DicomSequence()
     ds.RTROIObservationsSequence = DicomSequence()
     for number, (name, contours) in enumerate(rois.items(), start=1):
@@ -133,11 +137,16 @@ def dose(
     *,
     offsets_mm: Sequence[float] = (0.0, 2.5, 5.0),
     origin_mm: Sequence[float] = (-10.0, 20.0, -30.0),
+    plan_uids: Sequence[str] = (PLAN,),
+    groups: Mapping[int, Sequence[int]] | None = None,
     **overrides: Any,
 ) -> Dataset:
-    """Return an RTDOSE of 4 rows x 3 columns, stored 100 * plane + 10 * row + column."""
+    """Return an RTDOSE of 4 rows x 3 columns, stored 100 * plane + 10 * row + column.
+
+    `groups` are the fraction groups that it names, each with the beams that it names.
+    """
     ds = _object(RTDoseStorage, "RTDOSE")
-    ds.SOPInstanceUID, ds.FrameOfReferenceUID = "1.2.826.0.4.1", CT_FRAME
+    ds.SOPInstanceUID, ds.FrameOfReferenceUID = DOSE, CT_FRAME
     plane, row, column = np.indices((len(offsets_mm), 4, 3))
     set_pixels(ds, (100 * plane + 10 * row + column).astype(np.int16))
     ds.PixelRepresentation, ds.NumberOfFrames = 0, len(offsets_mm)
@@ -146,9 +155,72 @@ def dose(
     ds.GridFrameOffsetVector = list(offsets_mm)
     ds.DoseUnits, ds.DoseType, ds.DoseSummationType = "GY", "PHYSICAL", "PLAN"
     ds.DoseGridScaling = 0.01
+    ds.ReferencedRTPlanSequence = DicomSequence(_referenced(uid) for uid in plan_uids)
+    if groups is not None:
+        ds.ReferencedRTPlanSequence[0].ReferencedFractionGroupSequence = DicomSequence(
+            _named_group(number, beams) for number, beams in groups.items()
+        )
     for keyword, value in overrides.items():
         setattr(ds, keyword, value)
     return ds
+
+
+def plan(
+    *,
+    prescriptions: Sequence[tuple[str, int | None, float]] = (("VOLUME", 1, 2.0),),
+    groups: Mapping[int, Sequence[int]] | None = None,
+    structure_set_uid: str = STRUCTURE_SET,
+    **overrides: Any,
+) -> Dataset:
+    """Return an RTPLAN of five fractions of beams 1 and 2, which prescribes 2 Gy to ROI 1.
+
+    `prescriptions` are Dose Reference Structure Type, ROI Number and dose of each; `groups` the
+    beams of each fraction group.
+    """
+    ds = _object(RTPlanStorage, "RTPLAN")
+    ds.SOPInstanceUID, ds.RTPlanLabel, ds.ApprovalStatus = PLAN, "small", "APPROVED"
+    ds.RTPlanDate, ds.RTPlanTime = "20260302", "101500"
+    ds.ReferencedStructureSetSequence = DicomSequence([_referenced(structure_set_uid)])
+    ds.DoseReferenceSequence, ds.FractionGroupSequence = DicomSequence(), DicomSequence()
+    for kind, number, dose_gy in prescriptions:
+        item = Dataset()
+        item.DoseReferenceStructureType, item.DoseReferenceType = kind, "TARGET"
+        item.TargetPrescriptionDose = dose_gy
+        if number is not None:
+            item.ReferencedROINumber = number
+        ds.DoseReferenceSequence.append(item)
+    for number, beams in ({1: (1, 2)} if groups is None else groups).items():
+        item = Dataset()
+        item.FractionGroupNumber, item.NumberOfFractionsPlanned = number, 5
+        item.NumberOfBeams, item.NumberOfBrachyApplicationSetups = len(beams), 0
+        item.ReferencedBeamSequence = DicomSequence(_named_beam(beam) for beam in beams)
+        ds.FractionGroupSequence.append(item)
+    for keyword, value in overrides.items():
+        if value is None:
+            delattr(ds, keyword)
+        else:
+            setattr(ds, keyword, value)
+    return ds
+
+
+def _referenced(uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPInstanceUID = uid
+    return item
+
+
+def _named_group(number: int, beams: Sequence[int]) -> Dataset:
+    item = Dataset()
+    item.ReferencedFractionGroupNumber = number
+    if beams:
+        item.ReferencedBeamSequence = DicomSequence(_named_beam(beam) for beam in beams)
+    return item
+
+
+def _named_beam(number: int) -> Dataset:
+    item = Dataset()
+    item.ReferencedBeamNumber = number
+    return item
 
 
 def enhanced_mr(

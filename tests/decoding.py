@@ -20,7 +20,8 @@ def decode(
     ct: Sequence[Dataset] | None = None,
     structure_set: Dataset | None = None,
     mr: Mapping[str, Sequence[Dataset]] | None = None,
-    dose: Dataset | None = None,
+    doses: Sequence[Dataset] = (),
+    plans: Sequence[Dataset] = (),
     registrations: Sequence[Dataset] = (),
 ) -> DecodedCase:
     """Decode a case whose parts are small and sound unless given; no text tells the patient."""
@@ -28,7 +29,8 @@ def decode(
         datasets.series() if ct is None else ct,
         datasets.structure_set(TARGET) if structure_set is None else structure_set,
         mr or {},
-        dose,
+        doses,
+        plans,
         registrations,
     )
     try:

@@ -59,6 +59,7 @@ class EncodeCase:
     result: CaseResult
     sources: Sources
     authorship: Authorship = AUTHORSHIP
+    document: bytes | None = None
 
     def with_result(self, **changes: object) -> "EncodeCase":
         """Return the case with some fields of its result replaced."""
@@ -67,7 +68,7 @@ class EncodeCase:
 
 def written(case: EncodeCase) -> dict[str, Dataset]:
     """Return the result set of a case as a receiver reads it, by file name."""
-    objects = encode_result_set(case.result, case.sources, case.authorship)
+    objects = encode_result_set(case.result, case.sources, case.authorship, case.document)
     return {name: dcmread(BytesIO(bytes_of(ds))) for name, ds in objects}
 
 

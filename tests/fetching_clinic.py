@@ -47,7 +47,7 @@ class Clinic:
             port=self.port,
             quiet_s=QUIET_S,
             incomplete_s=PATIENCE_S,
-            network_timeout_s=5.0,
+            network_timeout_s=20.0,
             delivery_retry_s=1.0,
         )
         protocol = Protocol(name="liver", targets=("GTV*",), fetch=self.rules)

@@ -3,11 +3,12 @@
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,11 @@ class NodeProcess:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
-        wait_for(self._listens, timeout_s=60, what="the node to listen")
+        try:
+            wait_for(self._listens, timeout_s=120, what="the node to listen")
+        except AssertionError:
+            self.kill()
+            raise
         return self
 
     def _listens(self) -> bool:
@@ -187,14 +192,32 @@ class NodeProcess:
         finally:
             index.close()
 
-    def wait_for_state(self, *states: str, timeout_s: float = 120) -> CaseRecord:
+    def states(self) -> list[str]:
+        """Return the state of each case, in a thirtieth of the time that `cases` takes."""
+        path = self.folder / "data" / "index.sqlite"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)) as index:
+            return [str(state) for (state,) in index.execute("SELECT state FROM cases")]
+
+    def wait_for_state(self, *states: str, timeout_s: float = 240) -> CaseRecord:
         """Wait until the only case is in one of the states, and return it."""
 
         def reached() -> CaseRecord | None:
-            cases = self.cases()
-            return self.case() if cases and cases[0].state in states else None
+            return self.case() if set(self.states()) & set(states) else None
 
         found: CaseRecord = wait_for(reached, timeout_s=timeout_s, what=" or ".join(states))
+        return found
+
+    def wait_for_revision(self, revision: int, *, timeout_s: float = 240) -> CaseRecord:
+        """Wait until this revision of the only case is delivered, and return it."""
+
+        def reached() -> CaseRecord | None:
+            if self.states() != ["delivered"]:
+                return None
+            case = self.case()
+            return case if (case.state, case.revision) == ("delivered", revision) else None
+
+        what = f"revision {revision} to be delivered"
+        found: CaseRecord = wait_for(reached, timeout_s=timeout_s, what=what)
         return found
 
 

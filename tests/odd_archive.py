@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from ssl import SSLContext
 from typing import Any
 
 from pydicom import Dataset
@@ -69,7 +70,10 @@ def send_on_line(assoc: Association, sop_class: str, uid: str, raw: bytes, numbe
 
 @contextmanager
 def odd_archive(
-    serve: Serve, models: Sequence[str] = (*FIND_MODELS, *MOVE_MODELS, *GET_MODELS)
+    serve: Serve,
+    models: Sequence[str] = (*FIND_MODELS, *MOVE_MODELS, *GET_MODELS),
+    *,
+    ssl_context: SSLContext | None = None,
 ) -> Iterator[Peer]:
     """Run a peer whose every request is served by `serve(association, request, context id)`."""
     ae = AE("ODD")
@@ -85,7 +89,10 @@ def odd_archive(
         )
 
     server = ae.start_server(
-        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_ACCEPTED, accepted)]
+        ("127.0.0.1", 0),
+        block=False,
+        ssl_context=ssl_context,
+        evt_handlers=[(evt.EVT_ACCEPTED, accepted)],
     )
     assert server is not None
     try:

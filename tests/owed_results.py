@@ -18,7 +18,7 @@ from node.assembly import CaseProposal
 from node.commitment.committing import Committing
 from node.commitment.holding import held_results
 from node.commitment.reports import ReportDesk
-from node.config import Config, NodeSection, Peer, Role
+from node.config import Config, NodeSection, Peer, Role, TlsSection
 from node.delivering import Delivering
 from node.index import Index
 from node.index.cases import CaseBook, CaseRecord
@@ -119,6 +119,7 @@ class OwedResults:
     clock: Clock = field(default_factory=Clock)
     report_wait_s: float = 0.5
     breaker_failures: int = 3
+    tls: TlsSection | None = None
 
     def __post_init__(self) -> None:
         self.config = Config(
@@ -132,6 +133,7 @@ class OwedResults:
                 breaker_failures=self.breaker_failures,
             ),
             peer=self.peers,
+            tls=self.tls,
         )
         self.index = Index(f"sqlite:///{self.root / 'index.sqlite'}")
         self.index.create()
@@ -148,7 +150,7 @@ class OwedResults:
             partial(held_results, self.config),
             report_wait_s=self.report_wait_s,
         )
-        self.lines = PeerLines(self.config.node.ae_title)
+        self.lines = PeerLines(self.config.node.ae_title, tls=self.tls)
         self.delivering = Delivering(
             self.config, self.deliveries, self.standings, self.committing, self.lines, self.clock
         )

@@ -128,7 +128,16 @@ class StubTps:
         welcome: Welcome | None = None,
         *,
         tls: ServerTls | None = None,
+        is_narrow: bool = False,
     ) -> None:
+        """Prepare to listen.
+
+        Args:
+            script: For each object; None: all are stored.
+            welcome: For each association; None: each is accepted.
+            tls: What it talks TLS with.
+            is_narrow: Whether its line holds less than 200 kB that nobody has read.
+        """
         self.script = script or (lambda _uid, _times: Reply())
         self.welcome = welcome or Welcome()
         self.kept: dict[str, list[bytes]] = {}
@@ -141,7 +150,10 @@ class StubTps:
         self._stopping = threading.Event()
         self._listener = socket.socket()
         # small, so that who is not read soon notices
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        buffer_bytes = 8192 if is_narrow else 65_536
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        if is_narrow:  # the sender's buffer grows with the length of a segment
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1024)
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen()
         self.port = int(self._listener.getsockname()[1])

@@ -27,8 +27,13 @@ from node.protocol import (
     MARGIN_KEYS,
     ClipRule,
     DerivedRule,
+    DoseRules,
     FetchRule,
+    GeudRule,
+    OrganRule,
     OutputRule,
+    ReirradiationOrgan,
+    ReirradiationRules,
     TargetSwitch,
 )
 from node.statement import conformance_statement
@@ -89,7 +94,8 @@ def test_example_configuration_when_read_is_valid_and_names_every_key() -> None:
     text = path.read_text(encoding="utf-8")
     sections: list[type[BaseModel]] = [
         NodeSection, TlsSection, WebSection, SecondOpinionSection, Peer, Protocol, Prescription,
-        TargetSwitch, DerivedRule, ClipRule, OutputRule, FetchRule,
+        TargetSwitch, DerivedRule, ClipRule, OutputRule, FetchRule, DoseRules,
+        ReirradiationRules, ReirradiationOrgan, OrganRule, GeudRule,
     ]  # fmt: skip
     for section in sections:
         for name, given in section.model_fields.items():

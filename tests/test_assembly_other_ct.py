@@ -71,7 +71,7 @@ def test_earlier_planning_ct_joins_with_contours_and_dose_and_stays_a_case() -> 
         linked("RTDOSE", "4.2", "4.1", frame_of_reference_uid="9.3"),
     ]
     objects = ct(), mr(), contours(), prior
-    check_other(*objects, expected=[OtherCt("1.2", "3.2", "4.2")])
+    check_other(*objects, expected=[OtherCt("1.2", "3.2", ("4.2",), ("4.1",))])
     cases = {case.structure_set_uid: case for case in look(*objects)}
     assert set(cases) == {"3.1", "3.2"}
     assert cases["3.2"].ct_series_uid == "1.2"

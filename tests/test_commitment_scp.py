@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 import pytest
@@ -54,11 +55,14 @@ class Sender:
         return self.reports[count - 1]
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, ssl_context: SSLContext | None = None) -> Iterator[None]:
         ae = AE("SCANNER")
         ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
         server = ae.start_server(
-            ("127.0.0.1", self.port), block=False, evt_handlers=list(self.handlers)
+            ("127.0.0.1", self.port),
+            block=False,
+            ssl_context=ssl_context,
+            evt_handlers=list(self.handlers),
         )
         try:
             yield

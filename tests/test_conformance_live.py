@@ -1,6 +1,7 @@
 """The conformance statement held against a node that runs, and against objects that it makes."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ from tests.answering_node import (
 from tests.encode_cases import EncodeCase, build_case, written
 from tests.nodes import free_port
 from tests.test_encode_deformable import with_field
+from tests.test_encode_other_ct import with_other_ct
 from tests.test_encode_review import with_evidence
+from tests.test_encode_rtdose import with_sums
 
 FOREIGN = (ModalityWorklistInformationFind, UnifiedProcedureStepPush, "1.2.840.10008.1.9")
 
@@ -105,7 +108,8 @@ def every_object() -> dict[str, Dataset]:
     cases: list[EncodeCase] = [
         with_evidence(build_case()),
         with_field(build_case()),
-        build_case(is_prone_oblique=True),
+        replace(build_case(is_prone_oblique=True), document=b"%PDF-1.4 "),
+        with_sums(with_other_ct()),
     ]
     return {
         f"{at}-{name.replace('/', '-')}": ds

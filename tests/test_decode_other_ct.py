@@ -36,7 +36,8 @@ def decode(
     other: Sequence[Dataset],
     *,
     structure_set: Dataset | None = None,
-    dose: Dataset | None = None,
+    doses: Sequence[Dataset] = (),
+    plans: Sequence[Dataset] = (),
     registrations: Sequence[Dataset] = (),
 ) -> DecodedCase:
     """Decode a sound case with another CT."""
@@ -49,7 +50,8 @@ def decode(
             registrations=registrations,
             other_ct={OTHER: other},
             other_structure_sets=structures,
-            other_doses={} if dose is None else {OTHER: dose},
+            other_doses={OTHER: doses},
+            other_plans={OTHER: plans},
         )
     )
     check_anonymous([finding.text for finding in decoded.case.findings])
@@ -126,14 +128,71 @@ def test_real_cbct_is_told_from_the_real_planning_ct(real_data: Path) -> None:
 
 def test_contours_and_dose_of_a_prior_come_with_it() -> None:
     """Re-irradiation needs what was drawn and given before, in the prior's own frame."""
-    dose = datasets.dose(FrameOfReferenceUID=OTHER_FRAME)
-    case = decode(other_series(), structure_set=structures_on_other(), dose=dose).case
-    structures, given = case.other_structure_sets[OTHER], case.other_doses[OTHER]
+    dose, plan = datasets.dose(FrameOfReferenceUID=OTHER_FRAME), datasets.plan()
+    decoded = decode(
+        other_series(), structure_set=structures_on_other(), doses=[dose], plans=[plan]
+    )
+    case = decoded.case
+    structures, (given,) = case.other_structure_sets[OTHER], case.other_plan_doses[OTHER]
     assert [roi.name for roi in structures.rois] == ["Stomach"]
     assert structures.frame_of_reference_uid == OTHER_FRAME
-    assert given.geometry.frame_of_reference_uid == OTHER_FRAME
-    assert given.dose_gy[2, 3, 2] == pytest.approx(2.32)
-    assert case.dose is None
+    assert given.dose.geometry.frame_of_reference_uid == OTHER_FRAME
+    assert given.dose.dose_gy[2, 3, 2] == pytest.approx(2.32)
+    assert given.plan is not None
+    assert (given.plan.fractions, given.plan.targets[0].roi_number) == (5, 1)
+    assert case.plan_doses == ()
+    assert codes(decoded) == {"other_ct.role": Severity.INFO}
+    assert (case.ct.taken_on, case.other_ct[0].taken_on) == ("20260301", "20250301")
+
+
+@pytest.mark.parametrize(
+    ("given", "severity"),
+    [
+        ({"AcquisitionDate": ""}, Severity.WARNING),
+        ({"SeriesDescription": "CBCT fx 3"}, Severity.WARNING),
+        ({"AcquisitionDate": "20260401"}, Severity.INFO),
+    ],
+    ids=["date not told", "cone beam", "later"],
+)
+def test_dose_that_is_not_known_to_be_of_an_earlier_course_is_told(
+    given: dict[str, str], severity: Severity
+) -> None:
+    """Re-irradiation: a course that is in no sum must not be missed."""
+    dose, plan = datasets.dose(FrameOfReferenceUID=OTHER_FRAME), datasets.plan()
+    decoded = decode(
+        other_series(**given), structure_set=structures_on_other(), doses=[dose], plans=[plan]
+    )
+    assert len(decoded.case.other_plan_doses[OTHER]) == 1
+    assert codes(decoded) == {
+        "other_ct.role": Severity.INFO,
+        "other_ct.dose_not_prior": severity,
+    }
+
+
+def test_earlier_plan_of_another_structure_set_is_no_doubt() -> None:
+    """Its dose lies where it was given, whatever was drawn; its ROI numbers are none of ours."""
+    dose = datasets.dose(FrameOfReferenceUID=OTHER_FRAME)
+    plan = datasets.plan(structure_set_uid="1.2.3.4")
+    decoded = decode(
+        other_series(), structure_set=structures_on_other(), doses=[dose], plans=[plan]
+    )
+    (planned,) = decoded.case.other_plan_doses[OTHER]
+    assert planned.plan is not None
+    assert [target.roi_number for target in planned.plan.targets] == [None]
+    assert codes(decoded) == {
+        "other_ct.role": Severity.INFO,
+        "plan.other_structure_set": Severity.INFO,
+    }
+
+
+def test_findings_about_an_earlier_dose_name_its_ct() -> None:
+    """Of several courses the reader must know which."""
+    dose = datasets.dose(FrameOfReferenceUID=OTHER_FRAME, DoseUnits="RELATIVE")
+    decoded = decode(
+        other_series(), structure_set=structures_on_other(), doses=[dose], plans=[datasets.plan()]
+    )
+    (finding,) = (f for f in decoded.case.findings if f.code == "dose.units")
+    assert finding.text.startswith("CT series …26.0.2.9: Dose ")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +202,7 @@ def test_contours_and_dose_of_a_prior_come_with_it() -> None:
         (other_series()[::2] + other_series()[1:2], None, None, "ct.gap"),
         (other_series(), structures_on_other("1.2.3"), None, "structures.frame_of_reference"),
         (other_series(), None, datasets.dose(), "dose.frame_of_reference"),
+        (other_series(), None, datasets.dose(DoseUnits="RELATIVE"), "dose.units"),
     ],
 )
 def test_unfit_part_is_left_out_and_the_case_goes_on(
@@ -152,10 +212,11 @@ def test_unfit_part_is_left_out_and_the_case_goes_on(
     if code == "ct.gap":
         other = other_series(slices=5)
         del other[2]
-    decoded = decode(other, structure_set=structure_set, dose=dose)
+    doses = [] if dose is None else [dose]
+    decoded = decode(other, structure_set=structure_set, doses=doses)
     assert codes(decoded)[code] is Severity.WARNING
     assert not decoded.case.other_structure_sets
-    assert not decoded.case.other_doses
+    assert not decoded.case.other_plan_doses
     is_whole = code.startswith(("dose", "structures"))
     assert len(decoded.case.other_ct) == len(decoded.other_ct) == int(is_whole)
 

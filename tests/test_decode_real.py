@@ -73,14 +73,19 @@ def test_plan_with_one_ct_slice_is_rejected_and_its_dose_read(real_data: Path) -
     """The reason is the missing slices; the dose itself (98 planes, 14 Gy plan) is sound."""
     folder = real_data / "rt-dose-plan"
     ct, dose = pydicom.dcmread(folder / "ct.0.dcm"), pydicom.dcmread(folder / "rtdose.dcm")
-    structure_set = pydicom.dcmread(folder / "rtss.dcm")
-    check_rejected("one slice only", ct=[ct], structure_set=structure_set, dose=dose)
+    structure_set, plan = (pydicom.dcmread(folder / f"{n}.dcm") for n in ("rtss", "rtplan"))
+    check_rejected("one slice only", ct=[ct], structure_set=structure_set, doses=[dose])
     stack = [copy.deepcopy(ct) for _ in range(2)]
     stack[1].ImagePositionPatient[2] += 3
-    decoded = decode_case(CaseDatasets(stack, structure_set, {}, dose))
-    assert decoded.case.dose is not None
-    assert decoded.case.dose.geometry.shape == (98, 129, 194)
-    assert decoded.case.dose.geometry.spacing_mm == pytest.approx((3.0, 2.5, 2.5))
+    decoded = decode_case(CaseDatasets(stack, structure_set, {}, [dose], [plan]))
+    (planned,) = decoded.case.plan_doses
+    assert planned.dose.geometry.shape == (98, 129, 194)
+    assert planned.dose.geometry.spacing_mm == pytest.approx((3.0, 2.5, 2.5))
+    assert planned.plan is not None
+    assert planned.plan.fractions == 7
+    # beside it the plan tells the dose of a calculation point, which is no prescription
+    assert [target.prescription_gy for target in planned.plan.targets] == [14.0]
+    assert not any(code.startswith(("dose", "plan")) for code in codes(decoded))
     stored = np.frombuffer(dose.PixelData, dtype="<u4").reshape(98, 129, 194)
-    assert decoded.case.dose.dose_gy[40, 60, 90] == pytest.approx(stored[40, 60, 90] * 1.4e-5)
+    assert planned.dose.dose_gy[40, 60, 90] == pytest.approx(stored[40, 60, 90] * 1.4e-5)
     assert "contours.without_slice" in codes(decoded)

@@ -1,6 +1,6 @@
-"""Structure sets and dose: read as drawn, and every way in which they do not fit the CT."""
+"""Structure sets: read as drawn, and every way in which they do not fit the CT."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -193,61 +193,3 @@ def test_contours_of_no_roi_and_equal_names_are_told() -> None:
         "structures.same_name": "warning",
         "contours.without_roi": "warning",
     }
-
-
-# --- dose ---
-
-
-def test_dose_is_in_gray_at_its_place() -> None:
-    """Stored 100 * plane + 10 * row + column, scaled by 0.01 Gy; planes 2.5 mm apart."""
-    dose = decode(dose=datasets.dose()).case.dose
-    assert dose is not None
-    assert dose.dose_gy[2, 3, 1] == pytest.approx(2.31)
-    assert dose.geometry.points_from_indices([2, 3, 1])[0].tolist() == [-7.5, 27.5, -25.0]
-    assert dose.summation_type == "PLAN"
-
-
-@pytest.mark.parametrize(
-    "offsets_mm", [(-30.0, -27.5, -25.0), (0.0, 2.5, 5.0), (0.0, -2.5, -5.0), (-30.0, -32.5, -35.0)]
-)
-def test_offsets_relative_absolute_and_decreasing(offsets_mm: Sequence[float]) -> None:
-    """PS3.3 C.8.8.3.2: relative if the first is 0, absolute if it is the z of the position."""
-    dose = decode(dose=datasets.dose(offsets_mm=offsets_mm)).case.dose
-    assert dose is not None
-    for plane, offset in enumerate(offsets_mm):
-        z = -30.0 + offset - offsets_mm[0]
-        at = dose.geometry.indices_from_points([-10.0, 20.0, z])[0]
-        assert dose.dose_gy[round(at[0]), 0, 0] == pytest.approx(plane)
-
-
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"DoseUnits": "RELATIVE"}, "dose.units"),
-        ({"DoseType": "EFFECTIVE"}, "dose.type"),
-        ({"DoseGridScaling": 0}, "dose.scaling"),
-        ({"FrameOfReferenceUID": "1.9"}, "dose.frame_of_reference"),
-        ({"GridFrameOffsetVector": [7.0, 9.5, 12.0]}, "dose.offsets"),
-        ({"GridFrameOffsetVector": [0.0, 2.5]}, "dose.offsets"),
-        ({"GridFrameOffsetVector": [0.0, 2.5, 6.0]}, "dose.uneven_planes"),
-        ({"GridFrameOffsetVector": [0.0, 5.0, 2.5]}, "dose.uneven_planes"),
-        ({"PixelSpacing": None}, "dose.geometry"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "dose.geometry"),
-        ({"PixelData": b"\0" * 7}, "dose.pixel_data"),
-        ({"PixelData": b"\0" * 72}, "dose.values"),
-        ({"PatientID": "other"}, "dose.other_patient"),
-        ({"Modality": "CT"}, "dose.modality"),
-    ],
-)
-def test_unfit_dose_is_left_out(changes: Mapping[str, Any], code: str) -> None:
-    """A dose that cannot be trusted costs the dose, not the case."""
-    decoded = decode(dose=datasets.dose(**changes))
-    assert decoded.case.dose is None
-    assert codes(decoded) == {code: Severity.WARNING}
-
-
-def test_dose_of_one_beam_is_told() -> None:
-    """It may not be the whole plan's."""
-    decoded = decode(dose=datasets.dose(DoseSummationType="BEAM"))
-    assert decoded.case.dose is not None
-    assert codes(decoded) == {"dose.summation": Severity.WARNING}

@@ -48,7 +48,7 @@ destinations = ["tps", "pacs"]
 
 @pytest.fixture(scope="module")
 def study() -> PhantomStudy:
-    return make_study(PhantomOptions(seed=7, size="tiny"))
+    return make_study(PhantomOptions(seed=7, size="tiny", contrasts=("T1",), with_dose=False))
 
 
 @pytest.mark.timeout(400)

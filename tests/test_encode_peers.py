@@ -41,6 +41,7 @@ from tests.encode_cases import (
     registration,
 )
 from tests.test_encode_deformable import with_field
+from tests.test_encode_dose import with_dose
 from tests.test_encode_review import BOTH, with_evidence
 from tests.test_encode_structures import hollowed
 
@@ -89,8 +90,9 @@ def all_abstained() -> EncodeCase:
         lambda: with_field(build_case()),
         lambda: with_evidence(build_case()),
         lambda: with_evidence(build_case(is_prone_oblique=True)),
+        lambda: with_dose(build_case()),
     ],
-    ids=["axial", "prone-oblique", "abstained", "deformed", "review", "review-oblique"],
+    ids=["axial", "prone-oblique", "abstained", "deformed", "review", "review-oblique", "dose"],
 )
 def test_dciodvfy_and_dcmdump_accept_every_object(
     build: Callable[[], EncodeCase], tmp_path: Path, peer_program: PeerProgram

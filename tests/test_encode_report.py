@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from handlers.encode.metric_codes import metric_code
+from handlers.results import Content, MoveCause, Neighbour
 from handlers.values import Finding, Mask, Severity
 from tests.encode_cases import (
     CT_SERIES,
@@ -107,6 +108,33 @@ def test_words_are_complete_in_the_report(objects: dict[str, Dataset]) -> None:
     assert "max_outward_mm=5, bins=32" in texts
     distances = organ_distances(objects["SR.dcm"])
     assert distances == [("Größe_Darm", 4.75), ("Größe_Darm", 21.5)]
+
+
+def test_surroundings_of_a_target_come_back_before_and_after() -> None:
+    """Issue 7, 1: overlap and distance of both versions, and what of them is vessel."""
+    case = build_case()
+    target = replace(
+        case.result.targets[0],
+        volumes_cm3={"voxels": 4.0, "slices": 4.125, "mesh": 4.0625},
+        neighbours=(Neighbour("Darm", 0.25, 0.0, 0.75, 1.5),),
+        contents=(Content(MoveCause.VESSEL, ("V_Portal", "A_Hepatic"), 0.5, 0.125),),
+    )
+    changed = case.with_result(targets=(target, *case.result.targets[1:]))
+    report: Any = hd.sr.Comprehensive3DSR.from_dataset(written(changed)["SR.dcm"])
+    drawn, refined, _ = report.content.get_volumetric_roi_measurement_groups()
+    for group, expected in ((drawn, (0.75, 1.5, 0.5)), (refined, (0.25, 0.0, 0.125))):
+        told = {m.name.value: m for m in group.get_measurements()}
+        codes_in_order = ("ORGAN_OVERLAP", "ORGAN_DIST", "CONTENT")
+        assert tuple(told[code].value for code in codes_in_order) == expected
+        assert texts_of(told["ORGAN_OVERLAP"][0]) == ["Darm"]
+        assert texts_of(told["CONTENT"][0]) == ["V_Portal, A_Hepatic"]
+    methods = {
+        m.method.value: m.value for m in drawn.get_measurements() if m.name == codes.SCT.Volume
+    }
+    assert {method: methods[method] for method in ("122503", "RNU0")} == {
+        "122503": 4.125,
+        "RNU0": 4.0625,
+    }
 
 
 def organ_distances(item: Dataset) -> list[tuple[str, float]]:

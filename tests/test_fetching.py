@@ -166,7 +166,8 @@ def test_earlier_course_when_wanted_comes_whole_and_joins_the_case(
             assert list(joined) == [series_uid(earlier.ct[0])]
             assert len(joined[series_uid(earlier.ct[0])]["images"]) == len(earlier.ct)
             assert joined[series_uid(earlier.ct[0])]["structure_set"]
-            assert joined[series_uid(earlier.ct[0])]["dose"]
+            assert len(joined[series_uid(earlier.ct[0])]["doses"]) == 1
+            assert len(joined[series_uid(earlier.ct[0])]["plans"]) == 1
             (question,) = here.asked()
             asked_at = question.asked_at
             here.settle()

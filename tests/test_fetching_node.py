@@ -27,7 +27,8 @@ END = ("delivered", "failed", "rejected", "undelivered")
 
 @pytest.fixture(scope="module")
 def study() -> PhantomStudy:
-    return make_study(PhantomOptions(seed=3, size="tiny", contrasts=("T1",)))
+    options = PhantomOptions(seed=3, size="tiny", contrasts=("T1",), with_dose=False)
+    return make_study(options)
 
 
 @pytest.fixture(scope="module")

@@ -342,7 +342,7 @@ destinations = ["two", "one"]
 
 @pytest.fixture(scope="module")
 def study() -> PhantomStudy:
-    return make_study(PhantomOptions(seed=5, size="tiny"))
+    return make_study(PhantomOptions(seed=5, size="tiny", contrasts=("T1",), with_dose=False))
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def small_case(position: str, plane: str, frame_uid: str) -> DecodedCase:
         ),
         datasets.registration_item(frame_uid, CT_FROM_MR, images=[d.SOPInstanceUID for d in mr]),
     )
-    return decode_case(CaseDatasets(ct, target, {datasets.MR_SERIES: mr}, None, [sent]))
+    return decode_case(CaseDatasets(ct, target, {datasets.MR_SERIES: mr}, registrations=[sent]))
 
 
 def sources_of(decoded: DecodedCase) -> Sources:

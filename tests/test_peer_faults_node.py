@@ -46,6 +46,8 @@ class Row:
         reason: Words in the reason of the delivery.
         finding: Words in what a person is told of a delivery that succeeded.
         lacks: How many objects it does not have in the end; None: all.
+        gets: The only kind of objects that it is sent; empty: every kind.
+        has: How many objects it has in the end, where it is not sent all.
         welcome: How it answers association requests.
         is_welcome_mended: Whether it accepts them, once the node has tried.
     """
@@ -55,6 +57,8 @@ class Row:
     reason: str = ""
     finding: str = ""
     lacks: int | None = 0
+    gets: str = ""
+    has: int = 0
     welcome: Welcome | None = None
     is_welcome_mended: bool = False
 
@@ -71,6 +75,8 @@ ROWS = {
     "discards": Row(one_object(Reply(0xB006), times=1), finding="0xB006"),
     "unlike": Row(one_object(Reply(0xB007), times=1), finding="0xB007"),
     "silent": Row(one_object(Deed.SILENCE, times=1)),
+    # on a narrow line: the sender must notice it in P-DATA
+    "stalls": Row(every_object(Deed.STOP_READING, times=1), gets="structure-set", has=1),
     "aborts": Row(one_object(Deed.ABORT_IN_DATA, times=1)),
     "resets": Row(one_object(Deed.RESET_IN_DATA, times=1)),
     "releases": Row(one_object(Deed.RELEASE, times=1)),
@@ -94,39 +100,49 @@ ROWS = {
 def stubs() -> Iterator[dict[str, StubTps]]:
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(StubTps(row.script, row.welcome))
+            name: stack.enter_context(StubTps(row.script, row.welcome, is_narrow=name == "stalls"))
             for name, row in ROWS.items()
         }
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How all deliveries ended.
+
+    Attributes:
+        by_peer: State, reason, and what is told of it.
+        log: Of the node.
+    """
+
+    by_peer: dict[str, tuple[str, str, str]]
+    log: str
+
+
 @pytest.fixture(scope="module")
-def deliveries(
-    stubs: dict[str, StubTps], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[str, str, str]]:
-    """Return how each delivery ended: state, reason, and what is told of it."""
+def ended(stubs: dict[str, StubTps], tmp_path_factory: pytest.TempPathFactory) -> Ended:
     folder = tmp_path_factory.mktemp("faults")
-    files = write_datasets(
-        make_study(PhantomOptions(seed=7, size="tiny")).instances(), folder / "study"
-    )
+    options = PhantomOptions(seed=7, size="tiny", contrasts=("T1",), with_dose=False)
+    files = write_datasets(make_study(options).instances(), folder / "study")
     ports = {name: stub.port for name, stub in stubs.items()}
-    with NodeProcess(folder / "node", ports) as node:
+    node = NodeProcess(folder / "node", ports)
+    with node.config.open("a", encoding="utf-8") as config:
+        for name, row in ROWS.items():
+            if row.gets:
+                config.write(f'\n[[protocol.output]]\npeer = "{name}"\nobjects = ["{row.gets}"]\n')
+    with node:
         node.send(files)
         for name, row in ROWS.items():
             if row.is_welcome_mended:
                 wait_for(_tried(stubs[name]), timeout_s=SECONDS, what=f"a call of {name}")
                 stubs[name].welcome = Welcome()
-        wait_for(
-            lambda: node.cases()[0].state in ("undelivered", "delivered"),
-            timeout_s=SECONDS,
-            what="every delivery to end",
-        )
-        case = node.case()
+        case = node.wait_for_state("undelivered", "delivered", timeout_s=SECONDS)
+        log = node.log.read_text(encoding="utf-8")
     found: dict[str, tuple[str, str, str]] = {}
     for delivery in case.deliveries:
         name = delivery["peer"]
         told = [str(one) for one in case.delivery_findings if name in str(one)]
         found[name] = (str(delivery["state"]), str(delivery["reason"]), " ".join(told))
-    return found
+    return Ended(found, log)
 
 
 def _tried(stub: StubTps) -> Callable[[], bool]:
@@ -136,16 +152,18 @@ def _tried(stub: StubTps) -> Callable[[], bool]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ROWS)
 def test_delivery_when_a_peer_misbehaves_ends_as_the_table_says(
-    name: str, stubs: dict[str, StubTps], deliveries: dict[str, tuple[str, str, str]]
+    name: str, stubs: dict[str, StubTps], ended: Ended
 ) -> None:
     """Issue 6: each ends as the operator's table says, none loses or duplicates an object."""
     row, stub, honest = ROWS[name], stubs[name], stubs["honest"]
-    state, reason, told = deliveries[name]
+    state, reason, told = ended.by_peer[name]
     assert (state, row.reason in reason) == (row.state, True), reason
     assert row.finding in told
     result_set = {uid: copies[0] for uid, copies in honest.kept.items()}
     assert result_set
     lacks = len(result_set) if row.lacks is None else row.lacks
+    if row.gets:
+        lacks = len(result_set) - row.has
     assert len(result_set) - len(stub.kept) == lacks
     for uid, copies in stub.kept.items():
         assert set(copies) == {result_set[uid]}
@@ -153,10 +171,19 @@ def test_delivery_when_a_peer_misbehaves_ends_as_the_table_says(
 
 
 def test_delivery_when_all_is_well_sends_each_object_once_over_one_association(
-    stubs: dict[str, StubTps], deliveries: dict[str, tuple[str, str, str]]
+    stubs: dict[str, StubTps], ended: Ended
 ) -> None:
     """The measure of all rows above."""
     honest = stubs["honest"]
     assert set(honest.begun.values()) == {1}
     assert len(honest.proposed) == 1
-    assert deliveries["honest"] == ("delivered", "", "")
+    assert ended.by_peer["honest"] == ("delivered", "", "")
+
+
+def test_peer_when_it_stops_reading_is_noticed_in_the_middle_of_an_object(
+    stubs: dict[str, StubTps], ended: Ended
+) -> None:
+    """Issue 6: not taken for one that does not answer; the same object comes once more."""
+    assert set(stubs["stalls"].begun.values()) == {2}
+    put_off = [line for line in ended.log.splitlines() if '"stalls"' in line]
+    assert any("did not take the object" in line for line in put_off), put_off

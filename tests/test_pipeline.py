@@ -101,7 +101,7 @@ def told(recipe: Protocol) -> ComputeSettings:
         **{
             name: getattr(recipe, name)
             for name in ComputeSettings.model_fields
-            if name not in ("target_patterns", "second_opinion", "tps")
+            if name in Protocol.model_fields
         },
     )
     text = settings.model_dump_json()

@@ -112,17 +112,19 @@ def test_sent_registration_changes_nothing_when_it_is_wrong_and_only_a_candidate
     assert registration.status is RegistrationStatus.PASS
 
 
-def test_result_is_the_same_when_more_threads_are_there(
+def test_result_is_the_same_when_run_again_with_more_threads(
     ct: Image, mr: Image, found: Registration
 ) -> None:
-    """Whatever the number of threads: within 0.01 mm."""
+    """The same inputs give the same transform to 0.01 mm, whatever the number of threads."""
     threads = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads + 3)
     try:
         again = register_frame(ct, [mr], [target(ct)], SETTINGS)
     finally:
         SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-    np.testing.assert_allclose(_places(again), _places(found), atol=0.01)
+    corners = mr.geometry.corners_mm()
+    assert again.ct_from_mr.largest_distance_mm(found.ct_from_mr, corners) < 0.01
+    assert again.quality == pytest.approx(found.quality, abs=0.01)
     assert again.status is found.status
 
 

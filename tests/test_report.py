@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handlers.report import metrics_document
-from handlers.results import SurfaceMoves
+from handlers.results import Content, MoveCause, Neighbour, SurfaceMoves
 from handlers.surface_figures import surface_figures
 from tests.encode_cases import MR_SERIES, EncodeCase, build_case
 from tests.test_encode_deformable import with_field
@@ -92,11 +92,40 @@ def test_evidence_of_a_refinement_is_told() -> None:
             "type": "PTV",
             "volume_cm3": volume_cm3,
             "description": "GTVn1_CT1MR1 with 5 mm.",
+            "metrics": {},
+            "organs": [],
         }
     ]
     assert other["status"] == "abstained"
     assert (other["confidence"], other["surface"]) == (None, None)
     assert other["changes"] == other["found"] == other["derived"] == []
+
+
+def test_volumes_neighbours_and_contents_are_told() -> None:
+    """Issue 7, 1: volumes by method, every organ before and after, what of the target is vessel."""
+    case = build_case()
+    first, *others = case.result.targets
+    portal = Neighbour("V_Portal", 0.5, 0.0, 0.75, 0.0)
+    measured = replace(
+        first,
+        volumes_cm3={"voxels": 4.0, "slices": 4.25, "mesh": 4.125},
+        neighbours=(portal,),
+        contents=(Content(MoveCause.VESSEL, ("V_Portal",), 0.75, 0.5),),
+    )
+    told = list_of("targets", case.with_result(targets=(measured, *others)))[0]
+    assert told["volumes_cm3"] == {"voxels": 4.0, "slices": 4.25, "mesh": 4.125}
+    assert told["organs"] == [
+        {
+            "name": "V_Portal",
+            "overlap_cm3": 0.5,
+            "distance_mm": 0.0,
+            "drawn_overlap_cm3": 0.75,
+            "drawn_distance_mm": 0.0,
+        }
+    ]
+    assert told["contents"] == [
+        {"cause": "vessel", "structures": ["V_Portal"], "drawn_cm3": 0.75, "final_cm3": 0.5}
+    ]
 
 
 def test_surface_figures_of_one_side_have_no_way_to_the_other() -> None:

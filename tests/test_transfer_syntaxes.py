@@ -91,11 +91,12 @@ def test_32_bit_dose_when_encoded_decodes_to_the_same_dose(
 ) -> None:
     """Issue 4, 14: the words of a big endian dose are DICOM's, not the computer's."""
     (path,) = encoded_files([dose_object()], ENCODINGS[name], tmp_path, peer_program)
-    decoded = decode(dose=pydicom.dcmread(path))
-    assert decoded.case.dose is not None
+    plan = datasets.plan(prescriptions=[("SITE", None, 12.0)])
+    decoded = decode(doses=[pydicom.dcmread(path)], plans=[plan])
+    (planned,) = decoded.case.plan_doses
     # plane 2, row 63, column 47: 12 000 000 + 1 890 693 + 329 047
-    assert decoded.case.dose.dose_gy[2, 63, 47] == pytest.approx(14.21974)
-    assert decoded.case.dose.dose_gy[0, 0, 0] == pytest.approx(4.0)
+    assert planned.dose.dose_gy[2, 63, 47] == pytest.approx(14.21974)
+    assert planned.dose.dose_gy[0, 0, 0] == pytest.approx(4.0)
     assert codes(decoded) == {}
 
 
@@ -107,13 +108,14 @@ def test_lossy_dose_is_told(name: str, tmp_path: Path, peer_program: Program) ->
     plane, row, column = np.indices((3, 64, 48))
     ds.PixelData = (1000 * plane + 20 * row + column).astype("<u2").tobytes()
     ds["PixelData"].VR = "OW"
+    ds.DoseGridScaling = 1e-3
     encoding = ENCODINGS[name]
     (path,) = encoded_files([ds], encoding, tmp_path, peer_program)
-    decoded = decode(dose=pydicom.dcmread(path))
-    assert decoded.case.dose is not None
-    off_gy = (encoding.tolerance + 0.5) * 1e-6
-    assert decoded.case.dose.dose_gy[2, 63, 47] == pytest.approx(3307e-6, abs=off_gy)
-    assert decoded.case.dose.dose_gy[1, 10, 10] == pytest.approx(1210e-6, abs=off_gy)
+    decoded = decode(doses=[pydicom.dcmread(path)], plans=[datasets.plan()])
+    (planned,) = decoded.case.plan_doses
+    off_gy = (encoding.tolerance + 0.5) * 1e-3
+    assert planned.dose.dose_gy[2, 63, 47] == pytest.approx(3.307, abs=off_gy)
+    assert planned.dose.dose_gy[1, 10, 10] == pytest.approx(1.21, abs=off_gy)
     check_findings(decoded, "dose", encoding)
 
 
@@ -243,8 +245,8 @@ def test_big_endian_dose_when_its_words_are_turned_round_is_left_out() -> None:
     ds = dose_object()
     ds.file_meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
     ds.PixelData = np.frombuffer(ds.PixelData, "<u4").astype(">u4").tobytes()
-    decoded = decode(dose=ds)
-    assert decoded.case.dose is None
+    decoded = decode(doses=[ds], plans=[datasets.plan()])
+    assert decoded.case.plan_doses == ()
     (finding,) = decoded.case.findings
     assert (finding.code, finding.severity) == ("dose.pixel_data", Severity.WARNING)
     assert "little endian" in finding.text

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pydicom import Dataset
 
 from handlers.decode.attributes import failure, has_failure, number_of, text_of
-from handlers.decode.dose import decode_dose
 from handlers.decode.images import DecodedSeries, decode_series, slice_index_of_instances
 from handlers.decode.other_ct import OtherCtDatasets, decode_other_ct
+from handlers.decode.plan_doses import CtPlans, decode_plan_doses
 from handlers.decode.registrations import RegisteredImages, decode_registrations
 from handlers.decode.structures import check_structures, decode_structures
 from handlers.errors import InputRejectedError
-from handlers.values import Case, CtRole, DoseGrid, Finding, Image, Severity
+from handlers.values import Case, CtRole, Finding, Image, Severity
 
 __all__ = ["CaseDatasets", "DecodedCase", "decode_case"]
 
@@ -33,21 +33,25 @@ class CaseDatasets:
         ct: The planning CT series.
         structure_set: The RT Structure Set drawn on it.
         mr: MR series by Series Instance UID.
-        dose: RT Dose, or None.
+        doses: RT Doses that were planned on it.
+        plans: Their RT Plans.
         registrations: Spatial Registration objects that others made.
         other_ct: Other CT series of the patient, by Series Instance UID.
         other_structure_sets: One RT Structure Set drawn on each, by the CT's Series Instance UID.
-        other_doses: One RT Dose planned on each, likewise.
+        other_doses: The RT Doses planned on each, likewise.
+        other_plans: Their RT Plans, likewise.
     """
 
     ct: Sequence[Dataset]
     structure_set: Dataset
     mr: Mapping[str, Sequence[Dataset]]
-    dose: Dataset | None = None
+    doses: Sequence[Dataset] = ()
+    plans: Sequence[Dataset] = ()
     registrations: Sequence[Dataset] = ()
     other_ct: Mapping[str, Sequence[Dataset]] = field(default_factory=dict)
     other_structure_sets: Mapping[str, Dataset] = field(default_factory=dict)
-    other_doses: Mapping[str, Dataset] = field(default_factory=dict)
+    other_doses: Mapping[str, Sequence[Dataset]] = field(default_factory=dict)
+    other_plans: Mapping[str, Sequence[Dataset]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,9 +106,22 @@ def decode_case(datasets: CaseDatasets) -> DecodedCase:
             hint="correct what is listed at the sender and send the objects again",
         )
     mr, mr_findings = _decode_mr(datasets.mr, patient)
-    dose, dose_findings = _decode_dose(datasets.dose, image, patient)
+    plan_doses, dose_findings = decode_plan_doses(
+        datasets.doses,
+        datasets.plans,
+        CtPlans(
+            image.geometry.frame_of_reference_uid,
+            structures.structure_set.sop_instance_uid,
+            patient,
+        ),
+    )
     other = decode_other_ct(
-        OtherCtDatasets(datasets.other_ct, datasets.other_structure_sets, datasets.other_doses),
+        OtherCtDatasets(
+            datasets.other_ct,
+            datasets.other_structure_sets,
+            datasets.other_doses,
+            datasets.other_plans,
+        ),
         ct.datasets[0],
         patient,
     )
@@ -115,12 +132,12 @@ def decode_case(datasets: CaseDatasets) -> DecodedCase:
         replace(image, role=CtRole.PLANNING),
         structures.structure_set,
         tuple(series.image for series in mr.values() if series.image is not None),
-        dose,
         (*found, *mr_findings, *dose_findings, *other.findings, *map_findings),
         maps,
         tuple(series.image for series in other.series.values() if series.image is not None),
         other.structure_sets,
-        other.doses,
+        plan_doses,
+        other.plan_doses,
     )
     sorted_mr = {uid: series.datasets for uid, series in mr.items()}
     sorted_ct = {uid: series.datasets for uid, series in other.series.items()}
@@ -173,20 +190,6 @@ def _decode_mr(
             accepted[uid] = decoded
             found += own
     return accepted, found
-
-
-def _decode_dose(
-    ds: Dataset | None, ct: Image, patient: frozenset[str]
-) -> tuple[DoseGrid | None, list[Finding]]:
-    if ds is None:
-        return None, []
-    dose, found = decode_dose(ds, ct.geometry.frame_of_reference_uid)
-    if _patients([ds]) != patient:
-        text = "Dose: it belongs to another patient (Patient ID differs)"
-        found.append(failure("dose.other_patient", text))
-    if has_failure(found):
-        return None, [_left_out(finding, "the dose is left out") for finding in found]
-    return dose, found
 
 
 def _registered_images(

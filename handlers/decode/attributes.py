@@ -26,6 +26,12 @@ def text_of(ds: Dataset, keyword: str) -> str:
     return "" if value is None else str(value).strip().strip("\0")
 
 
+def day_of(ds: Dataset) -> str:
+    """Return when an image was taken, YYYYMMDD as sent: acquisition, else series, else study."""
+    days = (text_of(ds, f"{name}Date") for name in ("Acquisition", "Series", "Study"))
+    return next((day for day in days if day), "")
+
+
 def texts_of(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """Return a multi-valued attribute as upper-case texts; empty if absent."""
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from pydicom import Dataset
 
 from handlers.decode.attributes import (
+    day_of,
     failure,
     has_failure,
     note,
@@ -79,6 +80,7 @@ def decode_series(datasets: Sequence[Dataset], modality: str) -> DecodedSeries:
         text_of(first, "SeriesDescription"),
         contrast,
         patient_position=text_of(first, "PatientPosition"),
+        taken_on=day_of(first),
     )
     return DecodedSeries(image, tuple(plane.dataset for plane in planes), tuple(findings))
 

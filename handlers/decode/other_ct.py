@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
-from handlers.decode.attributes import failure, has_failure, note, tail, text_of
-from handlers.decode.dose import decode_dose
+from handlers.decode.attributes import day_of, failure, has_failure, note, tail, text_of, warning
 from handlers.decode.images import DecodedSeries, decode_series, slice_index_of_instances
+from handlers.decode.plan_doses import CtPlans, decode_plan_doses
 from handlers.decode.roles import role_of_ct
 from handlers.decode.structures import check_structures, decode_structures
-from handlers.values import CtRole, DoseGrid, Finding, Image, Severity, StructureSet
+from handlers.values import CtRole, Finding, Image, PlanDose, Severity, StructureSet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,8 @@ class OtherCtDatasets:
 
     series: Mapping[str, Sequence[Dataset]]
     structure_sets: Mapping[str, Dataset]
-    doses: Mapping[str, Dataset]
+    doses: Mapping[str, Sequence[Dataset]]
+    plans: Mapping[str, Sequence[Dataset]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +32,7 @@ class DecodedOtherCt:
 
     series: Mapping[str, DecodedSeries]
     structure_sets: Mapping[str, StructureSet]
-    doses: Mapping[str, DoseGrid]
+    plan_doses: Mapping[str, tuple[PlanDose, ...]]
     findings: tuple[Finding, ...]
 
 
@@ -41,7 +42,7 @@ def decode_other_ct(
     """Return the other CT of a case, each with its role."""
     series: dict[str, DecodedSeries] = {}
     structure_sets: dict[str, StructureSet] = {}
-    doses: dict[str, DoseGrid] = {}
+    plan_doses: dict[str, tuple[PlanDose, ...]] = {}
     found: list[Finding] = []
     for uid, datasets in given.series.items():
         decoded = decode_series(datasets, "CT")
@@ -63,12 +64,12 @@ def decode_other_ct(
             found += told
             if structures is not None:
                 structure_sets[uid] = structures
-        if uid in given.doses:
-            dose, told = _dose(given.doses[uid], image, patient)
-            found += told
-            if dose is not None:
-                doses[uid] = dose
-    return DecodedOtherCt(series, structure_sets, doses, tuple(found))
+        planned, told = _planned(given, image, patient)
+        found += told
+        if planned:
+            plan_doses[uid] = planned
+            found += _about_time(image, role, day_of(planning_ct))
+    return DecodedOtherCt(series, structure_sets, plan_doses, tuple(found))
 
 
 _IN_WORDS = {
@@ -97,15 +98,34 @@ def _structures(
     ]
 
 
-def _dose(
-    ds: Dataset, image: Image, patient: frozenset[str]
-) -> tuple[DoseGrid | None, list[Finding]]:
-    dose, found = decode_dose(ds, image.geometry.frame_of_reference_uid)
-    if frozenset((text_of(ds, "PatientID"),)) != patient:
-        found.append(failure("other_ct.other_patient", "Dose: it belongs to another patient"))
-    where = f"dose planned on CT series {tail(image.series_instance_uid)}"
-    told = [_softened(f, f"the {where} is left out") for f in found]
-    return (None if has_failure(found) else dose), told
+def _planned(
+    given: OtherCtDatasets, image: Image, patient: frozenset[str]
+) -> tuple[tuple[PlanDose, ...], list[Finding]]:
+    """Return what was planned on a CT; the texts say on which."""
+    uid = image.series_instance_uid
+    drawn = given.structure_sets.get(uid)
+    planned, found = decode_plan_doses(
+        given.doses.get(uid, ()),
+        given.plans.get(uid, ()),
+        CtPlans(
+            image.geometry.frame_of_reference_uid,
+            "" if drawn is None else text_of(drawn, "SOPInstanceUID"),
+            patient,
+            is_planning=False,
+        ),
+    )
+    return planned, [replace(f, text=f"CT series {tail(uid)}: {f.text}") for f in found]
+
+
+def _about_time(image: Image, role: CtRole, planned_on: str) -> list[Finding]:
+    """Return that a dose is in no sum of courses, unless it is of an earlier planning CT."""
+    if role is CtRole.PRIOR:
+        return []
+    text = f"CT series {tail(image.series_instance_uid)}: a dose was planned on it, but it is not "
+    text += "known to be an earlier planning CT: that dose is added to no other"
+    if image.taken_on and planned_on and image.taken_on >= planned_on:
+        return [note("other_ct.dose_not_prior", text)]
+    return [warning("other_ct.dose_not_prior", text)]
 
 
 def _softened(finding: Finding, consequence: str) -> Finding:

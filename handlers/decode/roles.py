@@ -7,7 +7,7 @@ import re
 
 from pydicom import Dataset
 
-from handlers.decode.attributes import number_of, text_of, texts_of
+from handlers.decode.attributes import day_of, number_of, text_of, texts_of
 from handlers.values import CtRole
 
 CBCT_IMAGE_TYPES = frozenset(("CBCT", "CONE_BEAM", "CONEBEAM"))
@@ -40,7 +40,7 @@ def role_of_ct(ds: Dataset, planning_ct: Dataset, *, has_structure_set: bool) ->
     """
     if is_cbct(ds):
         return CtRole.CBCT
-    taken, planned = _day(ds), _day(planning_ct)
+    taken, planned = day_of(ds), day_of(planning_ct)
     if has_structure_set and taken and planned and taken < planned:
         return CtRole.PRIOR
     return CtRole.FURTHER
@@ -62,7 +62,3 @@ def is_cbct(ds: Dataset) -> bool:
         return True
     told = f"{text_of(ds, 'SeriesDescription')} {text_of(ds, 'ProtocolName')}"
     return _WORDS.search(told.upper()) is not None
-
-
-def _day(ds: Dataset) -> str:
-    return text_of(ds, "AcquisitionDate") or text_of(ds, "SeriesDate") or text_of(ds, "StudyDate")

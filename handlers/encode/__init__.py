@@ -21,6 +21,8 @@ from handlers.encode.identity import MANUFACTURER, Authorship, ResultSet, Source
 from handlers.encode.image import encode_resampled_mr
 from handlers.encode.overview import ROLE as OVERVIEW_ROLE
 from handlers.encode.overview import encode_overview
+from handlers.encode.pdf import ROLE as DOCUMENT_ROLE
+from handlers.encode.pdf import about_result, encode_document
 from handlers.encode.probability import (
     MAP_ROLE,
     SEGMENTATION_ROLE,
@@ -31,6 +33,8 @@ from handlers.encode.probability import (
     problems_of_probability,
 )
 from handlers.encode.registration import encode_registration
+from handlers.encode.rtdose import ROLE as DOSE_ROLE
+from handlers.encode.rtdose import encode_summed_dose, summed_doses
 from handlers.encode.rtstruct import encode_structure_set
 from handlers.encode.seg import encode_segmentation
 from handlers.encode.split_structures import encode_split_structure_set, frames_elsewhere
@@ -39,7 +43,7 @@ from handlers.errors import EncodingError
 from handlers.geometry import GRID_TOLERANCE_MM
 from handlers.results import CaseResult, RegistrationStatus
 
-__all__ = ["MANUFACTURER", "Authorship", "Sources", "encode_result_set"]
+__all__ = ["MANUFACTURER", "Authorship", "Sources", "about_result", "encode_result_set"]
 
 FUSED_FOLDER = "fused"
 """Folder of what viewers show: pictures and presentation states."""
@@ -61,7 +65,7 @@ _T = TypeVar("_T")
 
 
 def encode_result_set(
-    result: CaseResult, sources: Sources, authorship: Authorship
+    result: CaseResult, sources: Sources, authorship: Authorship, document: bytes | None = None
 ) -> Iterator[tuple[str, Dataset]]:
     """Yield every object of a result set with its relative file name.
 
@@ -69,16 +73,18 @@ def encode_result_set(
     registration, where it has a deformation), `MR_1/0001.dcm` and on (one folder per
     resampled MR), `SEG.dcm` (unless no target has a voxel), `PSEG_1.dcm`, `PM_1.dcm` and on
     (numbered like the target; see `probability`), `RTSTRUCT.dcm`, `RTSTRUCT_2.dcm` and on (where
-    the source has ROIs of other frames of reference; see `split_structures`), then what viewers
-    show: `fused/OVERVIEW_1.dcm` and on (numbered like the target, unless it has no voxel),
+    the source has ROIs of other frames of reference; see `split_structures`), `RTDOSE_1.dcm` and on
+    (where sums of courses are asked for, by ascending alpha/beta), then what viewers show:
+    `fused/OVERVIEW_1.dcm` and on (numbered like the target, unless it has no voxel),
     `fused/BLENDING_1.dcm` and on (numbered like the resampled MR), `fused/CONTOURS_1.dcm` (unless
-    no target has a contour); last `SR.dcm`. Each is ready for
+    no target has a contour), `SR.dcm`; last `PDF.dcm`, if there is a document. Each is ready for
     `dcmwrite(..., enforce_file_format=True)`. Equal arguments give equal bytes.
 
     Args:
         result: What was computed. MR whose registration failed must not be among its resampled.
         sources: The datasets of that case. They are read, never changed.
         authorship: When, by which version and with which settings.
+        document: The report for people, a PDF file; None: none is written.
 
     Raises:
         EncodingError: Result and sources do not belong together, or an object would not be valid.
@@ -110,8 +116,14 @@ def encode_result_set(
     for index in range(len(frames_elsewhere(result_set))):
         name = f"RTSTRUCT_{index + 2}.dcm"
         yield name, _build(name, partial(encode_split_structure_set, result_set, index))
+    for index in range(len(summed_doses(result_set))):
+        name = f"{DOSE_ROLE}_{index + 1}.dcm"
+        yield name, _build(name, partial(encode_summed_dose, result_set, index))
     yield from _fused(result_set)
     yield "SR.dcm", _build("SR.dcm", partial(encode_report, result_set))
+    if document is not None:
+        name = f"{DOCUMENT_ROLE}.dcm"
+        yield name, _build(name, partial(encode_document, result_set, document))
 
 
 def _probabilities(result_set: ResultSet) -> Iterator[tuple[str, Dataset]]:
@@ -168,6 +180,7 @@ def _problems(result: CaseResult, sources: Sources, authorship: Authorship) -> l
         ("structure set", (sources.structure_set,)),
         ("MR", [ds for series in sources.mr.values() for ds in series]),
         ("other CT", [ds for series in sources.other_ct.values() for ds in series]),
+        ("dose and plan", list(sources.radiotherapy)),
     ):
         required = REQUIRED_OF_SOURCES + (REQUIRED_OF_CT if what == "CT" else ())
         absent = sorted({k for ds in datasets for k in required if not ds.get(k)})

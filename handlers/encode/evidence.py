@@ -23,6 +23,7 @@ from handlers.surface_figures import surface_figures
 
 MOVE_CAUSE = private_code("MOVE_CAUSE", "Because of what")
 MOVE_STRUCTURE = private_code("MOVE_STRUCTURE", "Structure that is the cause")
+CONTENT_STRUCTURES = private_code("CONTENT_NAMES", "Structures that lie in the target")
 FOUND_STRUCTURE = private_code("FOUND_STRUCTURE", "Structure that nobody contoured")
 """Names of our concept modifiers."""
 
@@ -58,22 +59,61 @@ def evidence_measurements(
     return measurements, [text for _, texts in parts for text in texts]
 
 
-def organ_distances(
-    result_set: ResultSet, uid: str, distances_mm: Mapping[str, float]
+def organ_measurements(
+    result_set: ResultSet, uid: str, key: str, values: Mapping[str, float]
 ) -> tuple[list[Any], list[str]]:
-    """Return distances from a target as measurements that are tracked by the organ's name."""
+    """Return a figure of a target against organs: measurements tracked by the organ's name.
+
+    Args:
+        result_set: Gives the UIDs.
+        uid: Tracking UID of the target.
+        key: Of the figure.
+        values: By ROI name of the organ.
+    """
     measurements, unmeasured = [], []
-    for organ, value in distances_mm.items():
+    for organ, value in values.items():
         tracking = hd.sr.TrackingIdentifier(
-            uid=result_set.uid(f"organ distance {uid} {organ}"),
+            uid=result_set.uid(f"{key} {uid} {organ}"),
             identifier=result_set.text(organ, LO_LENGTH) or "unnamed",
         )
-        more, missing = measurements_of(
-            {"organ_distance_mm": value}, tracking=tracking, about=organ
-        )
+        more, missing = measurements_of({key: value}, tracking=tracking, about=organ)
         measurements += more
         unmeasured += missing
     return measurements, unmeasured
+
+
+def surroundings(
+    result_set: ResultSet, uid: str, target: TargetResult, *, is_final: bool
+) -> tuple[list[Any], list[str]]:
+    """Return how a target lies to organs, and what of it is vessel, duct or bowel.
+
+    Args:
+        result_set: Gives the UIDs.
+        uid: Tracking UID of the target.
+        target: Before and after.
+        is_final: Of the refined target, or of one that stays; else of a target as it was drawn.
+    """
+    near = target.neighbours
+    if is_final:
+        distances = {**target.organ_distances_mm, **{each.name: each.distance_mm for each in near}}
+        overlaps = {each.name: each.overlap_cm3 for each in near}
+        contents = [(each, each.final_cm3) for each in target.contents]
+    else:
+        distances = {each.name: each.drawn_distance_mm for each in near}
+        overlaps = {each.name: each.drawn_overlap_cm3 for each in near}
+        contents = [(each, each.drawn_cm3) for each in target.contents]
+    parts = [
+        organ_measurements(result_set, uid, "organ_distance_mm", distances),
+        organ_measurements(result_set, uid, "organ_overlap_cm3", overlaps),
+    ]
+    for content, volume_cm3 in contents:
+        structures = result_set.text(", ".join(content.structures), LO_LENGTH)
+        modifiers = [_coded(content.cause)]
+        if structures:
+            modifiers.append(_text(CONTENT_STRUCTURES, structures))
+        figures = {"content_cm3": volume_cm3}
+        parts.append(measurements_of(figures, about=str(content.cause), modifiers=modifiers))
+    return [each for made, _ in parts for each in made], [t for _, texts in parts for t in texts]
 
 
 def _changes(result_set: ResultSet, target: TargetResult) -> list[tuple[list[Any], list[str]]]:

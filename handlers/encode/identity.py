@@ -53,12 +53,14 @@ SERIES_NUMBER_SEG = 9201
 SERIES_NUMBER_PSEG = 9210
 SERIES_NUMBER_PM = 9250
 SERIES_NUMBER_RTSTRUCT = 9301
+SERIES_NUMBER_RTDOSE = 9350
 SERIES_NUMBER_SR = 9401
+SERIES_NUMBER_PDF = 9451
 SERIES_NUMBER_OVERVIEW = 9500
 SERIES_NUMBER_BLENDING = 9600
 SERIES_NUMBER_CONTOURS = 9700
-"""Series Numbers: a high block that scanners do not use; all but SEG, RTSTRUCT and SR are counted
-upwards."""
+"""Series Numbers: a high block that scanners do not use; all but SEG, RTSTRUCT, SR and PDF are
+counted upwards."""
 
 PATIENT_KEYWORDS = {
     "PatientName": True,
@@ -141,12 +143,14 @@ class Sources:
         structure_set: The structure set of the case.
         mr: By Series Instance UID: the slices in order, or one enhanced multi-frame dataset.
         other_ct: By Series Instance UID: the slices of CT beside the planning CT.
+        radiotherapy: RT Doses and RT Plans, of the planning CT and of others.
     """
 
     ct: tuple[Dataset, ...]
     structure_set: Dataset
     mr: Mapping[str, tuple[Dataset, ...]]
     other_ct: Mapping[str, tuple[Dataset, ...]] = field(default_factory=dict)
+    radiotherapy: tuple[Dataset, ...] = ()
 
     def moved(self, series_uid: str) -> tuple[Dataset, ...]:
         """Return the datasets of an MR or other CT series."""

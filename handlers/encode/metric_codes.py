@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydicom import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from handlers.encode.identity import MANUFACTURER, derive_uid
@@ -47,7 +48,20 @@ MEANINGS = {
     "jaccard": ("JACCARD", "Jaccard index, voxels"),
     "hd_mm": ("HD100", "Hausdorff distance, symmetric"),
     "hd95_mm": ("HD95", "Hausdorff distance 95th percentile, larger of both directed"),
+    "hd95_pooled_mm": ("HD95_POOLED", "Hausdorff distance 95th percentile, both directions pooled"),
     "mean_surface_distance_mm": ("MSD", "Mean surface distance, symmetric"),
+    "mean_distance_to_agreement_mm": ("MDA", "Mean of both directed mean surface distances"),
+    "surface_dsc_1mm": ("SDSC_1MM", "Surface Dice at a tolerance of 1 mm, by area"),
+    "surface_dsc_2mm": ("SDSC_2MM", "Surface Dice at a tolerance of 2 mm, by area"),
+    "sensitivity": ("SENSITIVITY", "Part of the drawn target within the refined, voxels"),
+    "over_contour": ("OVER_CONTOUR", "Part of the refined target outside the drawn, voxels"),
+    "added_path_length_mm": ("APL", "Added path length, border pixels refined but not drawn"),
+    "added_path_slices": ("APL_SLICES", "Slices on which path is added"),
+    "volume_slices_reference_cm3": ("VOL_REF_SLICES", "Volume of the drawn target, sum of slices"),
+    "volume_slices_evaluated_cm3": ("VOL_EVAL_SLICES", "Volume of the refined target, by slices"),
+    "volume_mesh_reference_cm3": ("VOL_REF_MESH", "Volume of the drawn target, within its surface"),
+    "volume_mesh_evaluated_cm3": ("VOL_EVAL_MESH", "Volume of the refined target, by its surface"),
+    "volume_change_percent": ("VOLDIFFPCT", "Volume refined minus drawn, part of the drawn"),
     "volume_reference_cm3": ("VOL_REF", "Volume of the drawn target, voxels"),
     "volume_evaluated_cm3": ("VOL_EVAL", "Volume of the refined target, voxels"),
     "volume_difference_cm3": ("VOLDIFF", "Volume refined minus drawn"),
@@ -69,6 +83,8 @@ MEANINGS = {
     "cause_surface_share": ("SURF_BY", "Part of the drawn surface that moved, by cause"),
     "cause_surface_mean_mm": ("SURF_MEAN_BY", "Mean displacement by cause, positive outward"),
     "found_cm3": ("FOUND", "Volume of a structure found around the target"),
+    "organ_overlap_cm3": ("ORGAN_OVERLAP", "Volume of the target that lies in an organ"),
+    "content_cm3": ("CONTENT", "Volume of the target that is vessel, duct or bowel"),
     "organ_distance_mm": ("ORGAN_DIST", "Smallest distance from the target to an organ"),
     "translation_x_mm": ("TRANS_X", "MR to CT translation to the left, at the targets"),
     "translation_y_mm": ("TRANS_Y", "MR to CT translation to the back, at the targets"),
@@ -86,8 +102,30 @@ MEANINGS = {
     "largest_displacement_mm": ("DEF_LARGEST", "Largest displacement beside the rigid map"),
     "jacobian_min": ("JACOBIAN_MIN", "Smallest Jacobian determinant of the deformation"),
     "jacobian_max": ("JACOBIAN_MAX", "Largest Jacobian determinant of the deformation"),
+    "prescription_gy": ("PRESCRIPTION", "Dose that the plan was measured by"),
+    "structure_cm3": ("VOL_SOLID", "Volume of the solid that the contours enclose"),
+    "coverage_percent": ("COVERAGE", "Part of the target that gets the prescription"),
+    "ci_rtog": ("CI_RTOG", "RTOG conformity: prescription isodose volume over target"),
+    "ci_paddick": ("CI_PADDICK", "Paddick conformity index"),
+    "gradient_index": ("GI", "Gradient index: half over full prescription isodose volume"),
+    "r50": ("R50", "R50%: half prescription isodose volume over target"),
+    "hi_icru83": ("HI_ICRU83", "Homogeneity index of ICRU 83: (D2 - D98) / D50"),
+    "prior_dose_shift_mm": ("PRIOR_SHIFT", "Size of the shifts of the prior dose"),
+    "eqd2_worst_case_gy": ("EQD2_WORST", "Sum of the EQD2 maxima of all courses, not co-located"),
+    "eqd2_remaining_gy": ("EQD2_LEFT", "EQD2 that the cumulative limit leaves"),
+    "dose_remaining_gy": ("DOSE_LEFT", "Physical dose that the cumulative limit leaves"),
+    "eqd2_limit_gy": ("EQD2_LIMIT", "Cumulative limit that the department has set"),
 }
 """Code value (at most 16 characters) and meaning (at most 64) by key."""
+
+
+STANDARD = {
+    "mean_gy": codes.DCM.MeanAbsorbedRadiationDose,
+    "max_gy": codes.DCM.MaximumAbsorbedRadiationDose,
+    "min_gy": codes.DCM.MinimumAbsorbedRadiationDose,
+    "d50_gy": codes.DCM.MedianAbsorbedRadiationDose,
+}
+"""Codes of the standard, by key (PS3.16 CID 10061)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +145,8 @@ def metric_code(key: str) -> MetricCode:
         >>> metric_code("peak_width_mm").name.value
         'PEAK_WIDTH_MM'
     """
+    if key in STANDARD:
+        return MetricCode(STANDARD[key], unit_of(key))
     value, meaning = MEANINGS.get(key, ("", ""))
     if not value:
         value = _short_value(legal_text(key, LT_LENGTH, []).upper().replace(" ", "_"))

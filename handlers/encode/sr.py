@@ -1,16 +1,16 @@
 """CaseResult -> Comprehensive 3D SR, template TID 1500: every number, with unit and origin.
 
 One measurement group per target drawn and refined (they refer to segments of the segmentation), one
-per further ROI that the protocol asked to be made from it, one per registration, and one for the
-findings. Reasons, findings and abstentions stand there as text,
-in full. Complete, but neither verified nor final: that is a person's act.
+per further ROI that the protocol asked to be made from it, one per registration, those of the dose
+(see `dose_groups`), and one for the findings. Reasons, findings and abstentions stand there in
+full. Complete, but neither verified nor final: that is a person's act.
 
 Times of computing are left out, so that a repeated computation gives the same report.
 
 Read first: DICOM PS3.16 TID 1500, 1411, 1501.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import highdicom as hd
@@ -20,7 +20,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from handlers.encode.deformable import deformable_reference
-from handlers.encode.evidence import evidence_measurements, organ_distances
+from handlers.encode.dose_groups import dose_groups, measured_objects
+from handlers.encode.evidence import evidence_measurements, surroundings
+from handlers.encode.group_texts import COMMENT, algorithm, append_texts
 from handlers.encode.identity import (
     DEVICE_SERIAL_NUMBER,
     DEVICE_UID,
@@ -40,7 +42,7 @@ from handlers.encode.rtstruct import (
     structure_set_reference,
 )
 from handlers.encode.seg import Segment, segmentation_reference, segments_of, tracking_uid
-from handlers.encode.text import LO_LENGTH, legal_text
+from handlers.encode.text import LO_LENGTH
 from handlers.results import DerivedTarget, Registration, TargetResult, TargetStatus
 from handlers.values import Finding
 
@@ -50,10 +52,14 @@ ROLE = "SR"
 REGISTRATION_NAME = "Hilum registration"
 """Algorithm Name of the registration."""
 
-VOLUME_METHOD = Code("126030", "DCM", "Sum of segmented voxel method for volume")
-"""How volumes are measured (PS3.16 CID 7474)."""
+VOLUME_METHODS = {
+    "voxels": Code("126030", "DCM", "Sum of segmented voxel method for volume"),
+    "slices": Code("122503", "DCM", "Integration of sum of closed areas on contiguous slices"),
+    "mesh": Code("RNU0", "IBSI", "Volume of Mesh"),
+}
+"""How volumes are measured (PS3.16 CID 7474), by key of `TargetResult.volumes_cm3`; the meaning of
+one is cut to the 64 characters of LO."""
 
-COMMENT = codes.DCM.Comment
 FINDING = codes.DCM.Finding
 
 REGISTRATION_VERDICT = private_code("REG_VERDICT", "Verdict on the registration")
@@ -68,9 +74,6 @@ REFINEMENT_VALUES = {
     TargetStatus.ABSTAINED: private_code("ABSTAINED", "Abstained: the drawn target stands"),
 }
 """Names and values of our qualitative evaluations."""
-
-TEXT_LENGTH = 2**20
-"""More than any text we make: Unlimited Text has no limit, `legal_text` asks for one."""
 
 
 def encode_report(result_set: ResultSet) -> Dataset:
@@ -123,6 +126,7 @@ def _evidence(result_set: ResultSet) -> list[Dataset]:
         *result_set.sources.ct,
         *(ds for uid in series_uids for ds in result_set.sources.moved(uid)),
         result_set.sources.structure_set,
+        *measured_objects(result_set),
     ]
     references = [registration_reference(result_set, r) for r in result_set.result.registrations]
     deformable = [deformable_reference(result_set, r) for r in result_set.result.registrations]
@@ -156,6 +160,7 @@ def _groups(result_set: ResultSet) -> list[Any]:
         groups += [_derived_group(result_set, derived) for derived in target.derived]
     for index, registration in enumerate(result_set.result.registrations):
         groups.append(_registration_group(result_set, index, registration))
+    groups += dose_groups(result_set)
     groups.append(_findings_group(result_set))
     return groups
 
@@ -164,11 +169,9 @@ def _drawn_group(result_set: ResultSet, index: int, segment: Segment | None) -> 
     target = result_set.result.targets[index]
     texts = [(COMMENT, f"Drawn by a person: ROI {target.source_roi.number} of the structure set.")]
     figures: dict[str, float] = {}
-    distances: Mapping[str, float] = {}
     evidence: tuple[list[Any], list[str]] = ([], [])
     if target.refinement.status is TargetStatus.ABSTAINED:
         figures = _refinement_figures(target)
-        distances = target.organ_distances_mm
         evidence = evidence_measurements(result_set, target)
         texts += [(COMMENT, f"Abstained: {reason}") for reason in target.refinement.reasons]
         texts += _probability_in_words(result_set, index)
@@ -180,9 +183,14 @@ def _drawn_group(result_set: ResultSet, index: int, segment: Segment | None) -> 
         name=target.source_roi.name,
         uid=tracking_uid(result_set, index, is_refined=False),
         segment=segment,
-        volume_cm3=target.drawn.volume_cm3,
+        volumes_cm3={**target.volumes_cm3, "voxels": target.drawn.volume_cm3},
         figures=figures,
-        distances_mm=distances,
+        around=surroundings(
+            result_set,
+            tracking_uid(result_set, index, is_refined=False),
+            target,
+            is_final=target.refinement.status is TargetStatus.ABSTAINED,
+        ),
         evidence=evidence,
         algorithm=None,
         evaluation=evaluation,
@@ -206,11 +214,13 @@ def _refined_group(result_set: ResultSet, index: int, segment: Segment | None) -
         name=target.refined_roi_name or "",
         uid=tracking_uid(result_set, index, is_refined=True),
         segment=segment,
-        volume_cm3=refined.volume_cm3 if refined is not None else 0.0,
+        volumes_cm3={"voxels": refined.volume_cm3 if refined is not None else 0.0},
         figures={**target.metrics, **_refinement_figures(target)},
-        distances_mm=target.organ_distances_mm,
+        around=surroundings(
+            result_set, tracking_uid(result_set, index, is_refined=True), target, is_final=True
+        ),
         evidence=evidence_measurements(result_set, target),
-        algorithm=_algorithm(result_set, REFINEMENT_NAME, family=REFINEMENT_FAMILY),
+        algorithm=algorithm(result_set, REFINEMENT_NAME, family=REFINEMENT_FAMILY),
         evaluation=hd.sr.QualitativeEvaluation(
             REFINEMENT_VERDICT, REFINEMENT_VALUES[target.refinement.status]
         ),
@@ -235,12 +245,12 @@ def _derived_group(result_set: ResultSet, derived: DerivedTarget) -> Any:
         tracking_identifier=hd.sr.TrackingIdentifier(
             uid=result_set.uid(f"derived target {derived.name}"), identifier=name
         ),
-        algorithm_id=_algorithm(result_set, REFINEMENT_NAME, family=REFINEMENT_FAMILY),
-        measurements=[_volume(derived.mask.volume_cm3)],
+        algorithm_id=algorithm(result_set, REFINEMENT_NAME, family=REFINEMENT_FAMILY),
+        measurements=[_volume(derived.mask.volume_cm3, "voxels")],
     )
     words = f"Proposal, not approved: {derived.name} ({derived.interpreted_type})"
     texts = [(COMMENT, f"{words} of the new structure set."), (COMMENT, derived.description)]
-    _append_texts(result_set, group, texts)
+    append_texts(result_set, group, texts)
     return group
 
 
@@ -258,24 +268,26 @@ def _target_group(
     name: str,
     uid: str,
     segment: Segment | None,
-    volume_cm3: float,
+    volumes_cm3: Mapping[str, float],
     figures: Mapping[str, float],
-    distances_mm: Mapping[str, float],
+    around: tuple[list[Any], list[str]],
     evidence: tuple[list[Any], list[str]],
     algorithm: Any,
     evaluation: Any,
     texts: Iterable[tuple[Code, str]],
 ) -> Any:
     measurements, unmeasured = measurements_of(figures)
-    more, missing = organ_distances(result_set, uid, distances_mm)
-    measurements += more + evidence[0]
-    unmeasured += missing + evidence[1]
+    measurements += around[0] + evidence[0]
+    unmeasured += around[1] + evidence[1]
     arguments: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
             uid=uid, identifier=result_set.text(name, LO_LENGTH) or "unnamed"
         ),
         "algorithm_id": algorithm,
-        "measurements": [_volume(volume_cm3), *measurements],
+        "measurements": [
+            *(_volume(volumes_cm3[how], how) for how in VOLUME_METHODS if how in volumes_cm3),
+            *measurements,
+        ],
         "qualitative_evaluations": [evaluation],
     }
     if segment is None:
@@ -287,16 +299,16 @@ def _target_group(
             finding_category=segment.property_category,
             **arguments,
         )
-    _append_texts(result_set, group, [*texts, *((COMMENT, text) for text in unmeasured)])
+    append_texts(result_set, group, [*texts, *((COMMENT, text) for text in unmeasured)])
     return group
 
 
-def _volume(volume_cm3: float) -> Any:
+def _volume(volume_cm3: float, how: str) -> Any:
     return hd.sr.Measurement(
         name=codes.SCT.Volume,
         value=float(volume_cm3),
         unit=codes.UCUM.CubicCentimeter,
-        method=VOLUME_METHOD,
+        method=VOLUME_METHODS[how],
     )
 
 
@@ -343,7 +355,7 @@ def _registration_group(result_set: ResultSet, index: int, registration: Registr
             uid=result_set.uid("registration group", index),
             identifier=f"Registration {index + 1}",
         ),
-        algorithm_id=_algorithm(result_set, REGISTRATION_NAME, family=None),
+        algorithm_id=algorithm(result_set, REGISTRATION_NAME),
         measurements=measurements,
         qualitative_evaluations=[
             hd.sr.QualitativeEvaluation(
@@ -351,7 +363,7 @@ def _registration_group(result_set: ResultSet, index: int, registration: Registr
             )
         ],
     )
-    _append_texts(result_set, group, texts)
+    append_texts(result_set, group, texts)
     return group
 
 
@@ -380,7 +392,7 @@ def _findings_group(result_set: ResultSet) -> Any:
     )
     findings = [_finding_in_words(finding) for finding in result_set.result.findings]
     texts = [(FINDING, text) for text in findings] or [(COMMENT, "No findings.")]
-    _append_texts(result_set, group, texts)
+    append_texts(result_set, group, texts)
     return group
 
 
@@ -389,29 +401,6 @@ def _finding_in_words(finding: Finding) -> str:
     return f"{finding.severity} [{finding.code}]: {finding.text}" + (
         f" ({numbers})" if numbers else ""
     )
-
-
-def _algorithm(result_set: ResultSet, name: str, *, family: Code | None) -> Any:
-    authorship = result_set.authorship
-    parameters = result_set.text(authorship.parameters, TEXT_LENGTH)
-    return hd.sr.AlgorithmIdentification(
-        name=name,
-        version=result_set.text(authorship.software_version, LO_LENGTH) or "unknown",
-        parameters=[parameters] if parameters else None,
-        family=family,
-        manufacturer=MANUFACTURER,
-    )
-
-
-def _append_texts(result_set: ResultSet, group: Any, texts: Sequence[tuple[Code, str]]) -> None:
-    for name, text in texts:
-        value = legal_text(text, TEXT_LENGTH, result_set.character_sets)
-        if value:
-            group[0].ContentSequence.append(
-                hd.sr.TextContentItem(
-                    name=name, value=value, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS
-                )
-            )
 
 
 def _axes(kind: str, unit: str) -> list[str]:

@@ -1,6 +1,8 @@
 """A phantom on disk: the study as a department would send it, and beside it the truth.
 
     study/   CT/ MR_T1/ MR_T2/ ... RTSTRUCT.dcm RTPLAN.dcm RTDOSE.dcm
+             and on request RTDOSE_BEAM_1.dcm ..., RTPLAN_2.dcm RTDOSE_2.dcm, and of an earlier
+             course PRIOR_CT/ PRIOR_RTSTRUCT.dcm PRIOR_RTPLAN.dcm PRIOR_RTDOSE.dcm
     truth/   truth.json truth.npz RTSTRUCT_truth.dcm
 
 Bytes follow from the options alone. Writes nothing into a folder that holds something.
@@ -8,7 +10,7 @@ Bytes follow from the options alone. Writes nothing into a folder that holds som
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,21 +64,34 @@ def write_study(study: PhantomStudy, out: Path) -> int:
 def _write_objects(study: PhantomStudy, folder: Path) -> int:
     series: list[tuple[str, Iterable[Dataset]]] = [("CT", study.ct)]
     series += [(f"MR_{contrast}", found) for contrast, found in study.mr.items()]
+    if study.prior is not None:
+        series.append(("PRIOR_CT", study.prior.ct))
     count = 0
     for name, instances in series:
         (folder / name).mkdir(parents=True)
         for number, ds in enumerate(instances, start=1):
             _write(ds, folder / name / f"{name}_{number:04d}.dcm")
             count += 1
-    for name, single in (
-        ("RTSTRUCT", study.structure_set),
-        ("RTPLAN", study.plan),
-        ("RTDOSE", study.dose),
-    ):
+    for name, single in _single_objects(study):
         if single is not None:
             _write(single, folder / f"{name}.dcm")
             count += 1
     return count
+
+
+def _single_objects(study: PhantomStudy) -> Iterator[tuple[str, Dataset | None]]:
+    yield "RTSTRUCT", study.structure_set
+    yield "RTPLAN", study.plan
+    yield "RTDOSE", study.dose
+    for number, dose in enumerate(study.beam_doses, start=1):
+        yield f"RTDOSE_BEAM_{number}", dose
+    if study.second is not None:
+        yield "RTPLAN_2", study.second[0]
+        yield "RTDOSE_2", study.second[1]
+    if study.prior is not None:
+        yield "PRIOR_RTSTRUCT", study.prior.structure_set
+        yield "PRIOR_RTPLAN", study.prior.plan
+        yield "PRIOR_RTDOSE", study.prior.dose
 
 
 def _write_truth(study: PhantomStudy, folder: Path) -> None:

@@ -46,9 +46,12 @@ def ct_geometry(options: PhantomOptions, frame_uid: str) -> Geometry:
 
 
 def dose_geometry(ct: Geometry) -> Geometry:
-    """Return a dose grid of `DOSE_SPACING_MM` with the CT's axes, inside the CT's extent."""
-    extent = [(n - 1) * s for n, s in zip(ct.shape, ct.spacing_mm, strict=True)]
-    s, r, c = (int(length // DOSE_SPACING_MM) + 1 for length in extent)
+    """Return a dose grid of `DOSE_SPACING_MM` with the CT's axes, that covers the CT's voxels.
+
+    So it covers what is drawn on the outermost slices, too, which reaches beyond their middles.
+    """
+    extent = [n * s for n, s in zip(ct.shape, ct.spacing_mm, strict=True)]
+    s, r, c = (math.ceil(length / DOSE_SPACING_MM) + 1 for length in extent)
     x, y, z = ct.centre_mm()
     axes = (_vector(ct.axes[:, 2]), _vector(ct.axes[:, 1]))
     spacing = (DOSE_SPACING_MM,) * 3

@@ -45,6 +45,9 @@ class PhantomOptions:
             `breathing_mm` is the descent of the liver's dome.
         hidden_by: What hides a part of the node in the CT, so that it was drawn without that part:
             gas of a loop of bowel that lies elsewhere in the MR, or scar as dense as the node.
+        prior: Whether there is an earlier course beside it: CT, structure set, plan and dose.
+        dose_by_beam: Whether the dose comes beam by beam instead of as that of the plan.
+        second_plan: Whether there is a second plan, with a dose, on the same structure set.
     """
 
     seed: int = 1
@@ -66,6 +69,9 @@ class PhantomOptions:
     mr_date: str = "20250304"
     variety: Variety | None = None
     hidden_by: HiddenBy = field(default="nothing", repr=False)
+    prior: bool = field(default=False, repr=False)
+    dose_by_beam: bool = field(default=False, repr=False)
+    second_plan: bool = field(default=False, repr=False)
 
     @classmethod
     def for_seed(
@@ -108,8 +114,21 @@ class PhantomOptions:
 
     @property
     def key(self) -> str:
-        """The text from which UIDs derive; where nothing is hidden that of before this option."""
+        """The text from which UIDs derive; where nothing is hidden that of before this option.
+
+        Further plans change nothing of what stands beside them.
+        """
         return repr(self) if self.hidden_by == "nothing" else f"{self!r} {self.hidden_by}"
+
+    @property
+    def patient_id(self) -> str:
+        """The made-up identifier of the patient."""
+        hidden = "" if self.hidden_by == "nothing" else f"{self.hidden_by.upper()}-"
+        if self.variety is None:
+            return f"HILUM-PHANTOM-{hidden}{self.seed}"
+        # a case of the kit is another patient than the plain one, at every size and difficulty
+        kind = "HARD" if self.variety.is_hard else "KIT"
+        return f"HILUM-{kind}-{self.size.upper()}-{hidden}{self.seed}"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.contrasts if name not in MR_CONTRASTS]
@@ -129,6 +148,8 @@ class PhantomOptions:
             raise ValueError("drawn_dsc must lie between 0.6 and 0.9")
         if self.node_diameter_mm and not 8.0 <= self.node_diameter_mm <= 32.0:
             raise ValueError("node_diameter_mm must lie between 8 and 32, or be 0")
+        if not self.with_dose and (self.prior or self.dose_by_beam or self.second_plan):
+            raise ValueError("an earlier course, a second plan and doses of beams need with_dose")
         if self.variety and not self.node_diameter_mm:
             raise ValueError("node_diameter_mm must be told where there is a variety")
 

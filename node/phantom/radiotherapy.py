@@ -37,6 +37,7 @@ DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 
 TARGET_NAME = "GTVn"
 TRUE_TARGET_NAME = "GTVn_true"
+PRIOR_TARGET_NAME = "CTV_5040"
 
 SECTION_STEPS_MM = (1.0, 2.0)
 """Rasters for narrow and for wide solids, on which sections are traced; corners lie in between.
@@ -232,7 +233,8 @@ def _observation(number: int, name: str) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
-    kinds = {TARGET_NAME: "GTV", TRUE_TARGET_NAME: "GTV", "External": "EXTERNAL"}
+    kinds = {TARGET_NAME: "GTV", TRUE_TARGET_NAME: "GTV", PRIOR_TARGET_NAME: "CTV"}
+    kinds["External"] = "EXTERNAL"
     item.RTROIInterpretedType = kinds.get(name, "ORGAN")
     item.ROIInterpreter = ""
     if kinds.get(name) == "GTV":
@@ -241,26 +243,32 @@ def _observation(number: int, name: str) -> Dataset:
 
 
 def plan(
-    series: Series, options: PhantomOptions, structures: Dataset, isocentre: tuple[float, ...]
+    series: Series,
+    options: PhantomOptions,
+    structures: Dataset,
+    isocentre: tuple[float, ...],
+    *,
+    label: str = "SBRT",
+    beams: int = 1,
 ) -> Dataset:
-    """Return the RT Plan: one fraction group, one arc, the prescription to the drawn target."""
+    """Return the RT Plan: one fraction group, arcs, the prescription to the first ROI."""
     ds = new_instance(RTPlanStorage, series, 1)
     ds.OperatorsName = ""
     ds.FrameOfReferenceUID = structures.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID
     ds.PositionReferenceIndicator = ""
-    ds.RTPlanLabel = "SBRT"
+    ds.RTPlanLabel = label
     ds.RTPlanDate, ds.RTPlanTime = series.date, series.time
     ds.RTPlanGeometry = "PATIENT"
     ds.ReferencedStructureSetSequence = sequence_of(
         reference_item(structures.SOPClassUID, structures.SOPInstanceUID)
     )
     ds.DoseReferenceSequence = sequence_of(_prescription(series, options))
-    ds.FractionGroupSequence = sequence_of(_fraction_group(options))
+    ds.FractionGroupSequence = sequence_of(_fraction_group(options, beams))
     setup = Dataset()
     setup.PatientSetupNumber = 1
     setup.PatientPosition = options.patient_position
     ds.PatientSetupSequence = sequence_of(setup)
-    ds.BeamSequence = sequence_of(_arc(isocentre))
+    ds.BeamSequence = sequence_of(*(_arc(isocentre, number) for number in range(1, beams + 1)))
     ds.ApprovalStatus = "UNAPPROVED"
     return ds
 
@@ -276,24 +284,27 @@ def _prescription(series: Series, options: PhantomOptions) -> Dataset:
     return item
 
 
-def _fraction_group(options: PhantomOptions) -> Dataset:
-    beam = Dataset()
-    beam.ReferencedBeamNumber = 1
-    beam.BeamDose = decimals([options.prescription_gy / options.fractions])[0]
-    beam.BeamMeterset = "2000"
+def _fraction_group(options: PhantomOptions, beams: int) -> Dataset:
+    referenced = []
+    for number in range(1, beams + 1):
+        beam = Dataset()
+        beam.ReferencedBeamNumber = number
+        beam.BeamDose = decimals([options.prescription_gy / options.fractions / beams])[0]
+        beam.BeamMeterset = "2000"
+        referenced.append(beam)
     group = Dataset()
     group.FractionGroupNumber = 1
     group.NumberOfFractionsPlanned = options.fractions
-    group.NumberOfBeams = 1
+    group.NumberOfBeams = beams
     group.NumberOfBrachyApplicationSetups = 0
-    group.ReferencedBeamSequence = sequence_of(beam)
+    group.ReferencedBeamSequence = sequence_of(*referenced)
     return group
 
 
-def _arc(isocentre: tuple[float, ...]) -> Dataset:
+def _arc(isocentre: tuple[float, ...], number: int) -> Dataset:
     beam = Dataset()
-    beam.BeamNumber = 1
-    beam.BeamName = "ARC"
+    beam.BeamNumber = number
+    beam.BeamName = "ARC" if number == 1 else f"ARC{number}"
     beam.BeamType = "DYNAMIC"
     beam.RadiationType = "PHOTON"
     beam.TreatmentMachineName = "PHANTOM"
@@ -361,11 +372,16 @@ def dose_gy(
 
 
 def dose(
-    series: Series, ct: Geometry, plan_instance: Dataset, absorbed_gy: npt.NDArray[np.float64]
+    series: Series,
+    ct: Geometry,
+    plan_instance: Dataset,
+    absorbed_gy: npt.NDArray[np.float64],
+    *,
+    beam: int | None = None,
 ) -> Dataset:
-    """Return the RT Dose: whole plan, Gy, 32 bits; `absorbed_gy` lies on `dose_geometry(ct)`."""
+    """Return the RT Dose of the whole plan or of a beam: Gy, 32 bits, on `dose_geometry(ct)`."""
     grid = dose_geometry(ct)
-    ds = new_instance(RTDoseStorage, series, 1)
+    ds = new_instance(RTDoseStorage, series, beam or 1)
     ds.OperatorsName = ""
     ds.ContentDate, ds.ContentTime = series.date, series.time
     ds.FrameOfReferenceUID = grid.frame_of_reference_uid
@@ -384,6 +400,13 @@ def dose(
     ds.ReferencedRTPlanSequence = sequence_of(
         reference_item(plan_instance.SOPClassUID, plan_instance.SOPInstanceUID)
     )
+    if beam is not None:
+        ds.DoseSummationType = "BEAM"
+        group, referenced = Dataset(), Dataset()
+        referenced.ReferencedBeamNumber = beam
+        group.ReferencedFractionGroupNumber = 1
+        group.ReferencedBeamSequence = sequence_of(referenced)
+        ds.ReferencedRTPlanSequence[0].ReferencedFractionGroupSequence = sequence_of(group)
     ds.DoseGridScaling = decimals([DOSE_STEP_GY])[0]
     ds.PixelData = np.rint(absorbed_gy / DOSE_STEP_GY).astype("<u4").tobytes()
     ds["PixelData"].VR = "OW"

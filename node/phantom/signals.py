@@ -4,6 +4,7 @@ How tissues look is in `look`, where the patient lies in `motion`. No k-space is
 chemical shift, no ringing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from node.phantom.solids import FAR_MM, Array, Layer, Solid
 VOXELS_PER_SLAB = 300_000
 """About how much is painted at once: bounds the memory, changes nothing."""
 
+FEWEST_PLANES = 2
+PLANE_MM = 2.0
+"""A slice is the mean of planes about this far apart, but of no fewer than that."""
 
 SAMPLE_MM = 6.0
 """Distance of the voxels by which the part of a warped grid is found that a solid reaches."""
@@ -67,6 +71,11 @@ def paint(
         fine = fine.reshape(len(channels), count, sub_slices, rows, columns)
         signals[:, first : first + count] = fine.mean(axis=2)
     return signals
+
+
+def planes_within(grid: Geometry) -> int:
+    """Return of how many planes a slice of a grid is the mean."""
+    return max(FEWEST_PLANES, math.ceil(grid.spacing_mm[0] / PLANE_MM))
 
 
 def _fine_slab(geometry: Geometry, first: int, count: int, sub_slices: int) -> Geometry:

@@ -4,7 +4,6 @@ Everything follows from the options: the same options give the same bytes. The t
 needs (pose of the MR, the node as it is) comes with the objects.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +15,14 @@ from handlers.geometry import Geometry, Points, RigidTransform
 from handlers.values import Mask
 from node.phantom import artefacts, grids, objects, radiotherapy, signals
 from node.phantom.anatomy import Anatomy
+from node.phantom.courses import (
+    PLANNING_STUDY,
+    PriorCourse,
+    plan_and_doses,
+    planning_series,
+    prior_course,
+    second_plan,
+)
 from node.phantom.hiding import hide
 from node.phantom.options import MR_CONTRASTS, PhantomOptions
 from node.phantom.patient import Patient, make_patient
@@ -24,10 +31,6 @@ from node.phantom.streaks import gas_streaks
 
 MEAN_MARGIN_BRACKET_MM = (0.0, 8.0)
 """Between these the margin is sought that gives the drawn target its Dice coefficient."""
-
-FEWEST_PLANES = 2
-PLANE_MM = 2.0
-"""A slice is the mean of planes about this far apart, but of no fewer than that."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +41,7 @@ class PhantomStudy:
         ct: The planning CT, in the order of its slices.
         mr: MR series by contrast.
         structure_set: The drawn target `GTVn` and the organs.
-        dose: RT Dose, or None.
+        dose: RT Dose of the plan, or None.
         plan: RT Plan, or None.
         ct_from_mr: The true pose: sends points of the MR's frame to the CT's, exactly so where
             nothing breathes; `mr_points` is the whole truth.
@@ -50,6 +53,9 @@ class PhantomStudy:
         hidden_target: The voxels of the node that the drawn target leaves out because they were
             hidden in the CT, on its grid; empty unless that was asked for.
         cover: What hides them, in the CT's frame, or None.
+        beam_doses: RT Doses of the plan's beams, where they were asked for instead.
+        second: A second plan with its dose, or None.
+        prior: An earlier course, or None.
     """
 
     ct: tuple[Dataset, ...]
@@ -65,6 +71,9 @@ class PhantomStudy:
     drawn: Solid
     hidden_target: Mask
     cover: Solid | None
+    beam_doses: tuple[Dataset, ...] = ()
+    second: tuple[Dataset, Dataset] | None = None
+    prior: PriorCourse | None = None
 
     def mr_points(self, ct_points: npt.ArrayLike, contrast: str = "T1") -> Points:
         """Return where an MR series shows points of the CT: the exact truth.
@@ -82,7 +91,7 @@ class PhantomStudy:
 
     def true_structure_set(self) -> Dataset:
         """Return an RT Structure Set of the node as it is: not for sending, for whoever judges."""
-        series = _planning_series(self.options, self.options.key, "RTSTRUCT", 21)
+        series = planning_series(self.options, "RTSTRUCT", further=10)
         return radiotherapy.structure_set(
             series,
             self.ct,
@@ -92,14 +101,20 @@ class PhantomStudy:
         )
 
     def instances(self) -> Iterator[Dataset]:
-        """Yield all objects: the CT, the earlier MR, then what the planning system exports."""
+        """Yield all objects: the CT, the earlier MR, then what the planning system exports.
+
+        An earlier course comes last.
+        """
         yield from self.ct
         for series in self.mr.values():
             yield from series
         yield self.structure_set
-        for instance in (self.plan, self.dose):
+        for instance in (self.plan, self.dose, *self.beam_doses, *(self.second or ())):
             if instance is not None:
                 yield instance
+        if self.prior is not None:
+            yield from self.prior.ct
+            yield from (self.prior.structure_set, self.prior.plan, self.prior.dose)
 
 
 def make_study(options: PhantomOptions) -> PhantomStudy:
@@ -118,20 +133,21 @@ def make_study(options: PhantomOptions) -> PhantomStudy:
     ct = _ct(options, key, ct_grid, patient, hiding.gas)
     organs = {name: patient.in_ct(organ) for name, organ in patient.anatomy.organs.items()}
     structures = radiotherapy.structure_set(
-        _planning_series(options, key, "RTSTRUCT", 11),
+        planning_series(options, "RTSTRUCT"),
         ct,
         ct_grid,
         {radiotherapy.TARGET_NAME: drawn, **organs},
     )
-    plan, dose = None, None
+    plan: Dataset | None = None
+    doses: tuple[Dataset, ...] = ()
     if options.with_dose:
-        plan, dose = _plan_and_dose(options, key, ct_grid, structures, drawn, patient)
+        plan, doses = plan_and_doses(options, ct_grid, structures, drawn, patient)
     true = signals.voxels_inside(patient.in_ct(patient.anatomy.node), ct_grid)
     return PhantomStudy(
         ct=ct,
         mr=_mr(options, key, ct_from_mr, patient),
         structure_set=structures,
-        dose=dose,
+        dose=None if options.dose_by_beam or not doses else doses[0],
         plan=plan,
         ct_from_mr=ct_from_mr,
         true_target=Mask(ct_grid, true),
@@ -141,6 +157,11 @@ def make_study(options: PhantomOptions) -> PhantomStudy:
         drawn=drawn,
         hidden_target=Mask(ct_grid, true & hiding.hidden(ct_grid)),
         cover=hiding.cover,
+        beam_doses=doses if options.dose_by_beam else (),
+        second=second_plan(options, ct_grid, structures, patient) if options.second_plan else None,
+        prior=prior_course(options, patient, ct_grid.frame_of_reference_uid)
+        if options.prior
+        else None,
     )
 
 
@@ -194,7 +215,7 @@ def _ct(
         grid,
         patient.look,
         ["hu"],
-        sub_slices=_planes(grid),
+        sub_slices=signals.planes_within(grid),
         warps=patient.ct_warps,
     )
     if moving_gas:
@@ -205,8 +226,8 @@ def _ct(
     noisy = signals.with_ct_noise(hu, np.random.default_rng([options.seed, 41]), options.noise)
     series = objects.Series(
         key=key,
-        patient_id=_patient_id(options),
-        study="Planning CT",
+        patient_id=options.patient_id,
+        study=PLANNING_STUDY,
         date=options.ct_date,
         time="081500",
         modality="CT",
@@ -228,7 +249,7 @@ def _mr(
         signal = _mr_signal(options, contrast, grid, ct_from_mr, patient)
         series = objects.Series(
             key=key,
-            patient_id=_patient_id(options),
+            patient_id=options.patient_id,
             study="MR upper abdomen",
             date=options.mr_date,
             time=f"09{10 + 5 * number:02d}00",
@@ -257,7 +278,7 @@ def _mr_signal(
         in_patient,
         patient.look,
         channels,
-        sub_slices=_planes(grid),
+        sub_slices=signals.planes_within(grid),
         warps=patient.mr_warps(contrast),
     )
     rng = np.random.default_rng([options.seed, 51, MR_CONTRASTS.index(contrast)])
@@ -269,55 +290,3 @@ def _mr_signal(
         return signals.with_adc_noise(painted[0], painted[1], rng, noise)
     sigma = signals.MR_NOISE[contrast] * noise
     return signals.with_rician_noise(signals.with_bias(painted[0], rng, bias), rng, sigma)
-
-
-def _planes(grid: Geometry) -> int:
-    return max(FEWEST_PLANES, math.ceil(grid.spacing_mm[0] / PLANE_MM))
-
-
-def _plan_and_dose(
-    options: PhantomOptions,
-    key: str,
-    ct_grid: Geometry,
-    structures: Dataset,
-    drawn: Solid,
-    patient: Patient,
-) -> tuple[Dataset, Dataset]:
-    plan = radiotherapy.plan(
-        _planning_series(options, key, "RTPLAN", 12), options, structures, patient.centre
-    )
-    absorbed = radiotherapy.dose_gy(
-        grids.dose_geometry(ct_grid),
-        drawn,
-        patient.in_ct(patient.anatomy.organs["External"]),
-        patient.centre,
-        options.prescription_gy,
-    )
-    series = _planning_series(options, key, "RTDOSE", 13)
-    return plan, radiotherapy.dose(series, ct_grid, plan, absorbed)
-
-
-def _planning_series(
-    options: PhantomOptions, key: str, modality: str, number: int
-) -> objects.Series:
-    """Return a series of the planning system, within the CT's study."""
-    return objects.Series(
-        key=key,
-        patient_id=_patient_id(options),
-        study="Planning CT",
-        date=options.ct_date,
-        time=f"14{number:02d}00",
-        modality=modality,
-        number=number,
-        description={"RTSTRUCT": "Structures", "RTPLAN": "Plan", "RTDOSE": "Dose"}[modality],
-        manufacturer=objects.PLANNING_MANUFACTURER,
-    )
-
-
-def _patient_id(options: PhantomOptions) -> str:
-    hidden = "" if options.hidden_by == "nothing" else f"{options.hidden_by.upper()}-"
-    if options.variety is None:
-        return f"HILUM-PHANTOM-{hidden}{options.seed}"
-    # a case of the kit is another patient than the plain one, at every size and difficulty
-    kind = "HARD" if options.variety.is_hard else "KIT"
-    return f"HILUM-{kind}-{options.size.upper()}-{hidden}{options.seed}"

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from handlers.geometry import Geometry, Points
-from node.phantom import grids, radiotherapy, signals
+from node.phantom import courses, grids, radiotherapy, signals
+from node.phantom.courses import PriorCourse
 from node.phantom.hiding import depth_mm
 from node.phantom.options import MR_CONTRASTS
 from node.phantom.solids import Solid
@@ -37,6 +38,7 @@ ORGAN_MM = 2.0
 
 CONVENTIONS = {
     "points": "x, y, z in mm, LPS: to the left, to the back, to the head",
+    "prior": "of an earlier course, where there is one: ct_from_prior is exact everywhere",
     "ct_from_mr": "4 x 4, row by row; sends points of the MR's frame of reference to the CT's; "
     "exact for spine and wall, which do not breathe",
     "landmarks": "mr[contrast][n] is where that series shows the CT point ct[n], all motion and "
@@ -69,6 +71,7 @@ def truth_document(study: PhantomStudy) -> dict[str, Any]:
             "mr": study.ct_from_mr.from_frame_uid,
         },
         "ct_from_mr": _rounded(study.ct_from_mr.matrix, 10),
+        "prior": None if study.prior is None else _prior(study.prior),
         "series": {contrast: _series(study, contrast, centre) for contrast in study.mr},
         "target": _target(study),
         "organ_volumes_cm3": _organ_volumes(study),
@@ -103,6 +106,16 @@ def _series(study: PhantomStudy, contrast: str, centre: Points) -> dict[str, Any
         "shift_mm": _rounded(shift[0]),
         "shift_against_t1_mm": _rounded((shift - leading)[0]),
         "shows_target": bool(_grid(study, contrast).contains(study.mr_points(centre, contrast))[0]),
+    }
+
+
+def _prior(course: PriorCourse) -> dict[str, Any]:
+    return {
+        "frame_of_reference": course.ct_from_prior.from_frame_uid,
+        "ct_from_prior": _rounded(course.ct_from_prior.matrix, 10),
+        "target_roi": radiotherapy.PRIOR_TARGET_NAME,
+        "prescription_gy": courses.PRIOR_PRESCRIPTION_GY,
+        "fractions": courses.PRIOR_FRACTIONS,
     }
 
 

@@ -61,6 +61,10 @@ MODULES: Mapping[str, str] = {
     "ROI Contour": "ROIContourSequence",
     "RT ROI Observations": "RTROIObservationsSequence",
     "Approval": "ApprovalStatus",
+    "Multi-frame": "NumberOfFrames FrameIncrementPointer",
+    "RT Dose": "DoseUnits DoseType DoseSummationType DoseComment GridFrameOffsetVector "
+    "DoseGridScaling SpatialTransformOfDose ReferencedSpatialRegistrationSequence "
+    "ReferencedRTPlanSequence DerivationCodeSequence ReferencedInstanceSequence",
     "Multi-frame Functional Groups": "NumberOfFrames SharedFunctionalGroupsSequence "
     "PerFrameFunctionalGroupsSequence",
     "Multi-frame Dimension": "DimensionOrganizationSequence DimensionIndexSequence "
@@ -81,6 +85,9 @@ MODULES: Mapping[str, str] = {
     "Advanced Blending": "AdvancedBlendingSequence BlendingDisplaySequence PixelPresentation",
     "ICC Profile": "ICCProfile",
     "Presentation reference": "ReferencedInstanceSequence",
+    "Encapsulated Document": "AcquisitionDateTime BurnedInAnnotation SourceInstanceSequence "
+    "DocumentTitle ConceptNameCodeSequence VerificationFlag MIMETypeOfEncapsulatedDocument "
+    "EncapsulatedDocumentLength EncapsulatedDocument",
     "SR Document General": "CompletionFlag PreliminaryFlag VerificationFlag "
     "PerformedProcedureCodeSequence CurrentRequestedProcedureEvidenceSequence "
     "PertinentOtherEvidenceSequence",
@@ -112,6 +119,10 @@ MODULES_OF: Mapping[UID, tuple[str, ...]] = {
         *_EVERY, "Operator", "Frame of Reference", "Structure Set", "ROI Contour",
         "RT ROI Observations", "Approval",
     ),
+    uid.RTDoseStorage: (
+        *_EVERY, "Operator", "Frame of Reference", "Content", "Image Plane", "Image Pixel",
+        "Multi-frame", "RT Dose", "Common Instance Reference",
+    ),
     uid.SegmentationStorage: (
         *_EVERY, "Contributing equipment", "Frame of Reference", "Content",
         "Content Identification", "Image", "General Reference", "Image Pixel",
@@ -127,7 +138,8 @@ MODULES_OF: Mapping[UID, tuple[str, ...]] = {
     ),
     uid.MultiFrameTrueColorSecondaryCaptureImageStorage: (
         *_EVERY, "Laterality of the series", "SC Equipment", "Content", "Image",
-        "Burned-in annotation", "Derivation", "Image Pixel", "Color", "SC Multi-frame",
+        "Burned-in annotation", "Recognizable features", "Derivation", "Image Pixel", "Color",
+        "SC Multi-frame",
         "Common Instance Reference",
     ),
     uid.AdvancedBlendingPresentationStateStorage: (
@@ -141,6 +153,9 @@ MODULES_OF: Mapping[UID, tuple[str, ...]] = {
     uid.Comprehensive3DSRStorage: (
         *_EVERY, "SR Document Series", "Contributing equipment", "Coding scheme", "Content",
         "SR Document General", "SR Document Content",
+    ),
+    uid.EncapsulatedPDFStorage: (
+        *_EVERY, "SC Equipment", "Content", "Encapsulated Document", "Recognizable features",
     ),
 }  # fmt: skip
 """Modules by SOP class; some of their names stand for a part of a larger module of PS3.3."""
@@ -171,7 +186,8 @@ NOT_ALWAYS = frozenset(
         "StudiesContainingOtherReferencedInstancesSequence SegmentationFractionalType "
         "MaximumFractionalValue DimensionOrganizationType ReferencedInstanceSequence "
         "PixelPaddingValue SpecificCharacterSet RepetitionTime EchoTime "
-        "PertinentOtherEvidenceSequence PixelPresentation Laterality"
+        "PertinentOtherEvidenceSequence PixelPresentation Laterality RecognizableVisualFeatures "
+        "ReferencedSpatialRegistrationSequence"
     )
 )
 """Present only where the case, or the kind of the object, has it."""
