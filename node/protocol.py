@@ -88,7 +88,7 @@ class DoseRules(Section):
         unchecked_limits: Whether numbers that nobody has read again count, too.
     """
 
-    end_cap: EndCap = "half-slice"
+    end_cap: EndCap = "tapered"
     limits: Annotated[tuple[Pattern, ...], Strict(strict=False)] = SHIPPED_LIMITS
     unchecked_limits: bool = False
     volumes_at_gy: Annotated[tuple[Positive, ...], Strict(strict=False)] = ()

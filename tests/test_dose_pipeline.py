@@ -133,7 +133,7 @@ def test_target_of_the_phantom_has_the_dose_that_was_put_there(computed: Compute
 
 def test_document_has_plans_versions_and_comparisons(computed: Computed) -> None:
     document = computed.document["dose"]
-    assert document["end_cap"] == "half-slice"
+    assert document["end_cap"] == "tapered"
     assert document["coverage_goal_percent"] == 95.0
     assert document["cumulative"] is None
     assert {plan["label"] for plan in document["plans"]} == {"SBRT", "SBRT MR"}

@@ -412,6 +412,18 @@ def test_case_without_a_plan_has_no_dose_measures() -> None:
     )
 
 
+def test_limits_of_a_plan_are_told_to_know_nothing_of_an_earlier_course() -> None:
+    roi = drawn_roi("GTV", 8.0)
+    now = (dose_of(gaussian()), plan_of(50.0))
+    once = case_of([roi], now)
+    prior = replace(once.ct, series_instance_uid="1.2.9", role=CtRole.PRIOR)
+    delivered = PlanDose(dose_of(gaussian()), ("1.5.7",), plan_of(50.0, label="First"))
+    twice = replace(once, other_ct=(prior,), other_plan_doses={"1.2.9": (delivered,)})
+    for case, is_told in ((once, False), (twice, True)):
+        dose, _ = measured(case, [target(roi, mask(8.0))])
+        assert ("this plan alone" in " ".join(dose.plans[0].reasons)) is is_told
+
+
 def test_prior_course_is_told_though_the_current_plan_has_no_dose() -> None:
     """What is not summed is not silently forgotten."""
     roi = drawn_roi("GTV", 8.0)

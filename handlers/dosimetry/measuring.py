@@ -41,7 +41,7 @@ from handlers.dosimetry.structures import (
     less_gross_tumor,
     structures_of,
 )
-from handlers.organ_limits import judge_limits
+from handlers.organ_limits import PAIRED, judge_limits
 from handlers.results import Registration, TargetResult
 from handlers.values import Case, DoseKind, Finding, Mask, Plan, PlanDose, Roi
 
@@ -50,8 +50,8 @@ EFFECTIVE = (
     "with the prescription nor with limits."
 )
 
-PAIRED = " + "
-"""Stands between two ROIs that a limit is judged on together."""
+ALONE = "Limits are judged on this plan alone: they know nothing of the earlier course."
+"""Told of every plan of a patient who was irradiated before."""
 
 
 def measure_dose(
@@ -105,7 +105,10 @@ def measure_dose(
         targets=[each.name for each in structures if each.target],
         names=_organs_by_name(structures, settings),
     )
-    measures = DoseMeasures(tuple(plans), cumulative, settings.end_cap, comparisons(plans))
+    compared = comparisons(plans)
+    if cumulative is not None:
+        plans = [replace(each, reasons=(*each.reasons, ALONE)) for each in plans]
+    measures = DoseMeasures(tuple(plans), cumulative, settings.end_cap, compared)
     return measures, (*findings, *noticed)
 
 

@@ -40,7 +40,7 @@ class DoseSettings:
         geud: The first that fits a structure holds; without one it has no gEUD.
     """
 
-    end_cap: EndCap = EndCap.HALF_SLICE
+    end_cap: EndCap = EndCap.TAPERED
     prescribed: Prescribed | None = None
     limits: tuple[Limit, ...] = ()
     names: OrganNames = field(default_factory=lambda: organ_names((), {}))
