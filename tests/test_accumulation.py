@@ -321,6 +321,7 @@ def planned(plan: PlanDose, **changes: object) -> PlanDose:
     [
         (lambda p: changed(p, kind=DoseKind.EFFECTIVE), "EFFECTIVE"),
         (lambda p: changed(p, summation_type="MULTI_PLAN"), "sum of several plans"),
+        (lambda p: changed(p, plan_uids=("1.2.41", "1.2.42")), "sum of several plans"),
         (lambda p: planned(p, fractions=None), "reirradiation.prior_fractions"),
         (lambda p: replace(p, plan=None), "reirradiation.prior_fractions"),
     ],
@@ -522,6 +523,15 @@ def test_structure_when_drawn_as_target_or_body_is_taken_for_that(twice: Case) -
     case = replace(twice, structure_set=replace(twice.structure_set, rois=rois))
     found = summed(case, organs={"Boost": BOX, "Haut": BOX, "Darm": BOX})
     assert {o.name: o.alpha_beta_gy for o in found.organs} == {"Boost": 10.0, "Darm": 3.0}
+
+
+def test_organ_when_drawn_as_target_by_mistake_keeps_its_own_alpha_beta(twice: Case) -> None:
+    """With that of tumors the sum in it would be told too low."""
+    rois = (Roi(1, "Myelon", "CTV", ()), Roi(2, "Boost", "CTV", ()))
+    case = replace(twice, structure_set=replace(twice.structure_set, rois=rois))
+    organs, names = {"Myelon": BOX, "Boost": BOX}, {"Myelon": "SpinalCord"}
+    told = {o.name: o.alpha_beta_gy for o in summed(case, organs=organs, names=names).organs}
+    assert told == {"Myelon": 2.0, "Boost": 10.0}
 
 
 def test_recovery_when_configured_is_told_with_and_without(twice: Case) -> None:

@@ -116,6 +116,28 @@ def test_beams_without_dose_are_none_that_a_sum_waits_for() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sequence", "radiation", "is_told"),
+    [
+        ("BeamSequence", "PHOTON", False),
+        ("BeamSequence", "ELECTRON", False),
+        ("BeamSequence", "PROTON", True),
+        ("IonBeamSequence", "ION", True),
+    ],
+)
+def test_plan_of_particles_is_told(sequence: str, radiation: str, is_told: bool) -> None:
+    """Its physical dose does more than limits for photons know."""
+    beam = Dataset()
+    beam.BeamNumber, beam.RadiationType = 1, radiation
+    ds = datasets.plan()
+    setattr(ds, sequence, DicomSequence([beam]))
+    decoded, found = decode_plan(ds, datasets.STRUCTURE_SET, PATIENT)
+    assert decoded is not None
+    assert [(f.code, f.severity) for f in found] == (
+        [("plan.particles", Severity.WARNING)] if is_told else []
+    )
+
+
+@pytest.mark.parametrize(
     ("changes", "code"),
     [
         ({"Modality": "RTDOSE"}, "plan.modality"),

@@ -126,6 +126,16 @@ def test_planes_that_are_not_parallel_are_refused() -> None:
         solid_from_contours([*drawn(square(10)), tilted], CT, EndCap.TAPERED)
 
 
+@pytest.mark.parametrize(("step_mm", "is_told"), [(3.0, False), (6.0, True), (18.0, True)])
+def test_contours_that_leave_out_slices_of_the_ct_are_told(step_mm: float, is_told: bool) -> None:
+    """Two squares far apart are still one body, which nobody drew in between."""
+    contours = [at(square(20), z) for z in (0.0, step_mm)]
+    reasons = solid_from_contours(contours, CT, EndCap.HALF_SLICE).reasons
+    assert (
+        any(f"{step_mm:.1f} mm apart on CT slices of 3.0 mm" in each for each in reasons) == is_told
+    )
+
+
 @pytest.mark.parametrize("cap", [EndCap.HALF_SLICE, EndCap.TAPERED])
 def test_gap_between_planes_is_no_body(cap: EndCap) -> None:
     """Seven planes of 3 mm, one of them missing in the middle: two bodies of three."""

@@ -21,6 +21,7 @@ from handlers.dosimetry import DoseSettings, GeudRule, measure_dose
 from handlers.dosimetry.figures import Isodoses, Sample, dose_figures, isodose_figures
 from handlers.dosimetry.histogram import histogram
 from handlers.dosimetry.prescription import prescription_to
+from handlers.dosimetry.reirradiation import ReirradiationSettings
 from handlers.dosimetry.solids import solid_from_mask
 from handlers.dosimetry.structures import fewer_boxes
 from handlers.organ_names import Organ, organ_names
@@ -273,6 +274,9 @@ def test_sum_of_several_plans_is_measured_by_no_prescription() -> None:
     assert dose.plans[0].prescribed is None
     assert dose.plans[0].label == "MULTI_PLAN dose without a plan"
     assert "coverage_percent" not in by_name(dose)["GTV"].figures
+    named = replace(both, summation_type="PLAN", plan_uids=("1.9.1", "1.9.2"))
+    dose, _ = measured(case_of([roi], (named, None)), [target(roi, mask(8.0))], settings=settings)
+    assert dose.plans[0].prescribed is None
     alone, _ = measured(
         case_of([roi], (dose_of(gaussian()), None)), [target(roi, mask(8.0))], settings=settings
     )
@@ -424,6 +428,27 @@ def test_limits_of_a_plan_are_told_to_know_nothing_of_an_earlier_course() -> Non
         assert ("this plan alone" in " ".join(dose.plans[0].reasons)) is is_told
 
 
+def test_rois_of_one_name_are_summed_by_what_each_was_drawn_as() -> None:
+    """A second PTV has the alpha/beta of tumors, a second outline of the body is no organ."""
+    roi = drawn_roi("GTV", 8.0)
+    drawn = {
+        "PTV": drawn_roi("PTV", 10.0, number=2, kind="PTV"),
+        "PTV (ROI 3)": drawn_roi("PTV", 12.0, number=3, kind="PTV"),
+        "Body": drawn_roi("Body", 14.0, number=4, kind="EXTERNAL"),
+        "Body (ROI 5)": drawn_roi("Body", 14.0, number=5, kind="EXTERNAL"),
+    }
+    once = case_of([roi, *drawn.values()], (dose_of(gaussian()), plan_of(50.0)))
+    before = PlanDose(dose_of(gaussian()), ("1.5.7",), plan_of(50.0, label="First"))
+    case = replace(once, other_plan_doses={once.ct.series_instance_uid: (before,)})
+    masks = dict.fromkeys(drawn, mask(10.0))
+    settings = DoseSettings(reirradiation=ReirradiationSettings(shift_mm=0.0))
+    dose, _ = measure_dose(case, [target(roi, mask(8.0))], masks, drawn, (), settings)
+    assert dose is not None
+    assert dose.cumulative is not None
+    told = {organ.name: organ.alpha_beta_gy for organ in dose.cumulative.organs}
+    assert told == {"GTV": 10.0, "PTV": 10.0, "PTV (ROI 3)": 10.0}
+
+
 def test_prior_course_is_told_though_the_current_plan_has_no_dose() -> None:
     """What is not summed is not silently forgotten."""
     roi = drawn_roi("GTV", 8.0)
@@ -482,6 +507,17 @@ def test_hot_spot_that_touches_no_target_counts_and_is_told() -> None:
     assert any("lie apart from it and are counted" in reason for reason in alone.reasons)
 
 
+def test_isodose_that_misses_the_target_is_told() -> None:
+    """Its RTOG conformity alone looks well: only the volumes are alike."""
+    roi = drawn_roi("GTV", 8.0)
+    missed = dose_of(gaussian(centre=(25.0, 0.0, 0.0)))
+    dose, _ = measured(case_of([roi], (missed, plan_of(40.0))), [target(roi, mask(8.0))])
+    found = by_name(dose)["GTV"]
+    assert found.figures["coverage_percent"] == found.figures["ci_paddick"] == 0.0
+    assert found.figures["ci_rtog"] > 0.5
+    assert any("40 Gy isodose" in each and "lie apart from it" in each for each in found.reasons)
+
+
 def test_isodose_that_holds_two_targets_is_told() -> None:
     """The half-dose isodose joins both balls through 20 Gy between them."""
     isodoses, samples = two_balls(bridge_gy=20.0)
@@ -520,6 +556,46 @@ def test_liver_less_the_tumor_is_made_where_a_limit_asks_for_it() -> None:
     assert less.figures["mean_gy"] < by_name(dose)["Liver"].figures["mean_gy"] - 2
     assert dose.plans[0].limits[0].status is LimitStatus.MET
     assert dose.plans[0].limits[0].value == pytest.approx(less.figures["mean_gy"])
+
+
+def test_outline_of_the_body_called_skin_bears_no_limit_of_the_skin() -> None:
+    """Its hottest 1 cm3 lies in the target: it would exceed any limit of the skin."""
+    names = organ_names([Organ("Skin", {}), Organ("Duodenum", {})], {})
+    skin = replace(DUODENUM, organ="Skin")
+    settings = DoseSettings(limits=(skin,), names=names)
+    roi = drawn_roi("GTV", 8.0)
+    for kind, is_body in (("EXTERNAL", True), ("ORGAN", False)):
+        drawn = drawn_roi("Skin", 25.0, number=2, kind=kind)
+        case = case_of([roi, drawn], (dose_of(gaussian()), plan_of(30.0)))
+        dose, _ = measured(case, [target(roi, mask(8.0))], {"Skin": mask(25.0)}, settings)
+        plan = dose.plans[0]
+        (verdict,) = plan.limits
+        status = LimitStatus.NOT_EVALUABLE if is_body else LimitStatus.EXCEEDED
+        assert (verdict.roi_name, verdict.status) == ("" if is_body else "Skin", status)
+        assert plan.unmatched == (("Skin",) if is_body else ())
+        reasons = by_name(dose)["Skin"].reasons
+        assert any("outline of the body" in reason for reason in reasons) == is_body
+
+
+def test_organ_that_lost_contours_meets_no_limit() -> None:
+    """What is left of it may get less than what is lost; what exceeds a limit exceeds it."""
+    roi = drawn_roi("GTV", 8.0)
+    found = {}
+    for lost, bound_gy in ((0, 40.0), (3, 40.0), (3, 1.0)):
+        organ = drawn_roi("Duodenum", 8.0, (26.0, 0.0, 0.0), number=2, kind="ORGAN")
+        organ = replace(organ, lost_contours=lost)
+        settings = DoseSettings(limits=(replace(DUODENUM, bound=bound_gy),), names=NAMES)
+        case = case_of([roi, organ], (dose_of(gaussian()), plan_of(30.0)))
+        masks = {"Duodenum": mask(8.0, (26.0, 0.0, 0.0))}
+        dose, _ = measured(case, [target(roi, mask(8.0))], masks, settings)
+        (verdict,) = dose.plans[0].limits
+        found[lost, bound_gy] = verdict.status
+        assert ("surely met" in verdict.reason) == bool(lost)
+    assert found == {
+        (0, 40.0): LimitStatus.MET,
+        (3, 40.0): LimitStatus.NOT_EVALUABLE,
+        (3, 1.0): LimitStatus.EXCEEDED,
+    }
 
 
 def test_organ_outlined_by_a_program_counts_where_nobody_drew_one_and_is_marked() -> None:

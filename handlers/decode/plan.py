@@ -31,6 +31,9 @@ WITHOUT_DOSE = frozenset(("SETUP", "OPEN_PORTFILM", "TRMT_PORTFILM"))
 POINTS = frozenset(("POINT", "COORDINATES"))
 """Dose Reference Structure Types of doses at a point (PS3.3 C.8.8.10)."""
 
+PARTICLES = frozenset(("PROTON", "NEUTRON", "ION"))
+"""Radiation Types whose effect is another than that of as much photon dose (PS3.3 C.8.8.14)."""
+
 NOT_FOR_PATIENTS = frozenset(("VERIFICATION", "MACHINE_QA", "SERVICE"))
 """Plan Intents whose dose no patient gets."""
 
@@ -108,6 +111,11 @@ def _check(ds: Dataset, where: str, patient: frozenset[str]) -> list[Finding]:
     if text_of(ds, "ApprovalStatus").upper() == "REJECTED":
         text = f"{where}: it was rejected (Approval Status); its dose is measured all the same"
         found.append(warning("plan.rejected", text))
+    kinds = {text_of(beam, "RadiationType").upper() for beam in _described(ds)}
+    if kinds & PARTICLES or items_of(ds, "IonBeamSequence"):
+        text = f"{where}: it is of particles; limits and EQD2 are made for photons, and of its "
+        text += "physical dose they tell too little effect"
+        found.append(warning("plan.particles", text))
     return found
 
 
@@ -158,11 +166,14 @@ def _groups(ds: Dataset) -> frozenset[int]:
     return frozenset(int(n) for n in numbers if n is not None)
 
 
+def _described(ds: Dataset) -> Sequence[Dataset]:
+    return (*items_of(ds, "BeamSequence"), *items_of(ds, "IonBeamSequence"))
+
+
 def _beams(ds: Dataset) -> frozenset[BeamKey]:
-    described = (*items_of(ds, "BeamSequence"), *items_of(ds, "IonBeamSequence"))
     idle = {
         number_of(beam, "BeamNumber")
-        for beam in described
+        for beam in _described(ds)
         if text_of(beam, "TreatmentDeliveryType").upper() in WITHOUT_DOSE
     }
     return frozenset(

@@ -48,7 +48,8 @@ def accumulate(
             body is none.
         settings: Alpha/beta, recovery and limits by organ.
         targets: Which of `organs` are targets, besides those that are drawn as such.
-        names: TG-263 name by ROI name, of those that are known.
+        names: TG-263 name by ROI name, of those that are known; what is an organ by its name was
+            not drawn as a target, whatever its type says.
 
     Accuracy:
         Physical dose is interpolated linearly and then converted. EQD2 is convex in dose, so
@@ -71,7 +72,7 @@ def accumulate(
             solid,
             (names or {}).get(name, name),
             settings,
-            is_target=name in targets or kinds.get(name) in TARGETS,
+            is_target=name in targets or (kinds.get(name) in TARGETS and name not in (names or {})),
         )
         for name, solid in organs.items()
         if kinds.get(name) != OUTLINE

@@ -155,6 +155,11 @@ def find_courses(
     )
 
 
+def is_sum_of_plans(dose: DoseGrid) -> bool:
+    """Tell whether several plans make up a dose, by its type or by the plans that it names."""
+    return dose.summation_type == SUM_OF_PLANS or len(dose.plan_uids) > 1
+
+
 def doses_elsewhere(case: Case) -> tuple[Finding, ...]:
     """Return what is told of doses on CT that are not known to be of an earlier plan."""
     roles = {image.series_instance_uid: image.role for image in case.other_ct}
@@ -179,7 +184,7 @@ def _candidates(case: Case) -> tuple[list[_Candidate], list[str]]:
     known = {
         uid
         for plan in (*case.plan_doses, *(plan for _, plan in planned))
-        if plan.dose.summation_type != SUM_OF_PLANS
+        if not is_sum_of_plans(plan.dose)
         for uid in _plan_uids(plan)
     }
     candidates: list[_Candidate] = []
@@ -187,7 +192,7 @@ def _candidates(case: Case) -> tuple[list[_Candidate], list[str]]:
     for uid, plan in planned:
         if plan.plan is not None and plan.plan.approval == REJECTED:
             notes.append(f"The plan of RT Dose {_tail(plan)} is REJECTED: it does not count.")
-        elif plan.dose.summation_type == SUM_OF_PLANS and known.issuperset(_plan_uids(plan) or "?"):
+        elif is_sum_of_plans(plan.dose) and known.issuperset(_plan_uids(plan) or "?"):
             notes.append(f"RT Dose {_tail(plan)} is the sum of plans that are here: not added.")
         else:
             candidates.append(_Candidate(len(candidates) + 1, uid, plan))
@@ -269,7 +274,7 @@ def _problem_of(plan: PlanDose) -> str:
     """Return why a dose has no EQD2, whatever its fractions; empty if it may have one."""
     if plan.dose.kind is DoseKind.EFFECTIVE:
         return "its dose is EFFECTIVE, already corrected for its biological effect; never converted"
-    if plan.dose.summation_type == SUM_OF_PLANS:
+    if is_sum_of_plans(plan.dose):
         return (
             "its dose is a sum of several plans, which have no one number of fractions; send the "
             "dose of each plan"

@@ -258,7 +258,7 @@ def _isodose_cm3(
             f"Of the {called} {found.cm3(theirs):.2f} cm3 round {_quoted(round_others)} are not "
             "counted."
         )
-    if own and found.cm3(counted - own) >= TOLD_CM3:
+    if found.cm3(counted - own) >= TOLD_CM3:
         reasons.append(
             f"Of the {called} {found.cm3(counted - own):.2f} cm3 lie apart from it and are counted."
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from handlers.dose_results import (
     DoseMeasures,
     Dvh,
+    LimitStatus,
     LimitVerdict,
     PlanMeasures,
     Prescribed,
@@ -17,7 +18,7 @@ from handlers.dose_results import (
 )
 from handlers.dosimetry.accumulation import accumulate
 from handlers.dosimetry.comparison import comparisons
-from handlers.dosimetry.courses import SUM_OF_PLANS
+from handlers.dosimetry.courses import is_sum_of_plans
 from handlers.dosimetry.figures import (
     Figures,
     Isodoses,
@@ -34,6 +35,7 @@ from handlers.dosimetry.noticed import MeasuredPlan, findings_of_plan, unmeasure
 from handlers.dosimetry.prescription import OF_A_SUM, Told, prescription_to
 from handlers.dosimetry.settings import DoseSettings
 from handlers.dosimetry.structures import (
+    DOUBTFUL,
     OUTLINED,
     Structure,
     called,
@@ -100,9 +102,9 @@ def measure_dose(
     cumulative, noticed = accumulate(
         case,
         registrations,
-        {each.name: each.solid for each in structures if each.solid is not None},
+        {e.name: e.solid for e in structures if e.solid is not None and not e.is_body},
         settings.reirradiation,
-        targets=[each.name for each in structures if each.target],
+        targets=[each.name for each in structures if each.target or each.is_irradiated],
         names=_organs_by_name(structures, settings),
     )
     compared = comparisons(plans)
@@ -145,7 +147,7 @@ def _measured(
 ) -> MeasuredPlan:
     """Return what one plan does; `targets` are the protocol's, and those of the plan alone."""
     dose, plan = plan_dose.dose, plan_dose.plan
-    is_sum = plan is None and dose.summation_type == SUM_OF_PLANS
+    is_sum = plan is None and is_sum_of_plans(dose)
     told, of_plan = (
         {
             name: OF_A_SUM if is_sum else prescription_to(roi, plan, settings.prescribed)
@@ -288,8 +290,11 @@ def _judged(
     kind: DoseKind,
     settings: DoseSettings,
 ) -> tuple[tuple[LimitVerdict, ...], tuple[str, ...]]:
-    """Return the verdicts on all organs; what a program outlined only where nobody drew one."""
-    organs = [each for each in structures if not each.is_irradiated]
+    """Return the verdicts on all organs; what a program outlined only where nobody drew one.
+
+    The outline of the body is none of them, though some systems call it skin.
+    """
+    organs = [each for each in structures if not (each.is_irradiated or each.is_body)]
     names = settings.names
     known = {names.organ_of(each.name) for each in organs if not each.is_outlined}
     chosen: dict[str, Dvh] = {}
@@ -302,9 +307,21 @@ def _judged(
         if each.is_outlined:
             outlined.add(each.name)
     verdicts, unmatched = judge_limits(settings.limits, chosen, names, prescribed, kind)
-    return tuple(
-        replace(verdict, reason=" ".join(part for part in (verdict.reason, OUTLINED) if part))
-        if outlined.intersection(verdict.roi_name.split(PAIRED))
-        else verdict
-        for verdict in verdicts
-    ), unmatched
+    bodies = (each.name for each in structures if each.is_body and dvhs.get(each.name) is not None)
+    unmatched = (*unmatched, *bodies)
+    doubtful = {each.name for each in organs if each.is_doubtful}
+    return tuple(_qualified(verdict, outlined, doubtful) for verdict in verdicts), unmatched
+
+
+def _qualified(
+    verdict: LimitVerdict, outlined: Container[str], doubtful: Container[str]
+) -> LimitVerdict:
+    """Return a verdict with what must be known of its ROIs; doubtful ones meet no limit."""
+    rois = verdict.roi_name.split(PAIRED)
+    told = [OUTLINED] if any(name in outlined for name in rois) else []
+    status = verdict.status
+    if any(name in doubtful for name in rois):
+        told.append(DOUBTFUL)
+        status = LimitStatus.NOT_EVALUABLE if status is LimitStatus.MET else status
+    reason = " ".join(part for part in (verdict.reason, *told) if part)
+    return replace(verdict, status=status, reason=reason)

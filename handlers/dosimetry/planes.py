@@ -148,7 +148,13 @@ def layout_of(contours: Sequence[Contour], geometry: Geometry) -> Layout:
             f"between its contours are {len(ends)} gaps, the widest of {widest:.1f} mm where "
             f"{usual:.1f} mm are usual: taken as empty, not as a body"
         )
-    alone = geometry.spacing_mm[0] if along_ct else None
+    slice_mm = geometry.spacing_mm[0]
+    if along_ct and usual > GAP_SPACINGS * slice_mm:
+        reasons.append(
+            f"its contours are {usual:.1f} mm apart on CT slices of {slice_mm:.1f} mm: what lies "
+            "between them follows from both"
+        )
+    alone = slice_mm if along_ct else None
     return Layout(axes, stacks, usual or alone, tuple(reasons))
 
 

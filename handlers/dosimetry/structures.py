@@ -5,7 +5,7 @@ the structure set that is sent.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,15 @@ TARGET_TYPES = ("GTV", "CTV", "PTV")
 """RT ROI Interpreted Types of what is to be irradiated."""
 
 GROSS_TUMOR = "GTV"
+
+BODY = "EXTERNAL"
+"""RT ROI Interpreted Type of the outline of the body, which some systems call skin."""
+
+DOUBTFUL = "Some of its contours are malformed or lie on no CT slice, so no limit is surely met."
+"""Told of a limit that is judged on a structure that may not be what was drawn."""
+
+NO_ORGAN = "It is drawn as the outline of the body (EXTERNAL), so no limit is judged on it."
+"""Told of such an outline that bears the name of an organ."""
 
 EDGE_MM = 1.0
 """Longest piece of a contour between two points that stand for it."""
@@ -47,6 +56,8 @@ class Structure:
         outline: Points on its contours, LPS mm, shape (n, 3).
         is_irradiated: It is a target of the protocol, or was drawn as one (a PTV of the plan).
         is_outlined: By a program, not drawn.
+        is_body: The outline of the body, whatever it is called.
+        is_doubtful: Contours of it are malformed or lie on no CT slice.
         reasons: What must be known, in sentences.
     """
 
@@ -58,6 +69,8 @@ class Structure:
     outline: Points
     is_irradiated: bool = False
     is_outlined: bool = False
+    is_body: bool = False
+    is_doubtful: bool = False
     reasons: tuple[str, ...] = ()
 
 
@@ -142,9 +155,13 @@ class _Maker:
         is_irradiated = version is not None or (
             roi.interpreted_type in TARGET_TYPES and not self.names.organ_of(name)
         )
-        return self._made(
+        is_body = version is None and roi.interpreted_type == BODY
+        if is_body and self.names.organ_of(name):
+            reasons = (*reasons, NO_ORGAN)
+        made = self._made(
             name, roi.contours, mask, target, version, reasons, is_irradiated=is_irradiated
         )
+        return replace(made, is_body=is_body, is_doubtful=bool(roi.lost_contours))
 
     def outlined(self, name: str, mask: Mask) -> Structure:
         """Return what a program outlined."""
@@ -246,7 +263,7 @@ def less_gross_tumor(
         found.append(
             Structure(
                 name, "", None, organ.mask, solid, np.zeros((0, 3)),
-                is_outlined=organ.is_outlined, reasons=reasons,
+                is_outlined=organ.is_outlined, is_doubtful=organ.is_doubtful, reasons=reasons,
             )
         )  # fmt: skip
     return found
