@@ -268,6 +268,7 @@ def test_plan_when_cases_are_few_still_plants_every_fault() -> None:
         assert kinds.count("5 mm shift") == cases
 
 
+@pytest.mark.slow
 def test_tiny_case_when_commissioned_leaves_a_whole_report(tmp_path: Path) -> None:
     """Issue 3: the kit through the node; TRE, DSC, consistency and time, in CSV and PDF."""
     out = tmp_path / "report"

@@ -53,6 +53,7 @@ def pair(study: PhantomStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_own_pair_when_commissioned_is_measured_and_never_named(pair: Path, tmp_path: Path) -> None:
     """Issue 3: a department's pair with REG and landmarks; only its number is told."""
     out = tmp_path / "report"

@@ -29,8 +29,8 @@ def _off_surface_mm(what: Structure, centre_mm: Sequence[float], radius_mm: floa
 
 
 @pytest.mark.parametrize("slice_mm", [1.0, 2.0, 3.0])
-@pytest.mark.parametrize("radius_mm", [5.0, 8.0, 20.0])
-@pytest.mark.parametrize("offset", [0.0, 0.23, 0.5, 0.81])
+@pytest.mark.parametrize("radius_mm", [5.0, 20.0])
+@pytest.mark.parametrize("offset", [0.23, 0.5])
 def test_surface_of_a_ball_lies_where_it_was_drawn(
     slice_mm: float, radius_mm: float, offset: float
 ) -> None:

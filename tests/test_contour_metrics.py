@@ -85,8 +85,8 @@ def test_distances_are_the_radius_difference_for_concentric_balls(
         )
 
 
-@pytest.mark.parametrize("radius_mm", [7.5, 10.0, 15.0])
-@pytest.mark.parametrize("shift_mm", [(2.0, 0.0, 0.0), (0.0, -3.0, 0.0), (1.7, -2.1, 1.4)])
+@pytest.mark.parametrize("radius_mm", [7.5, 15.0])
+@pytest.mark.parametrize("shift_mm", [(2.0, 0.0, 0.0), (1.7, -2.1, 1.4)])
 @pytest.mark.parametrize("axes", [AXIAL, OBLIQUE])
 def test_overlap_and_shift_for_shifted_balls(
     radius_mm: float, shift_mm: tuple[float, float, float], axes: npt.NDArray[np.float64]

@@ -62,7 +62,7 @@ def fetches(node: NodeProcess) -> list[tuple[str, str, str]]:
         index.close()
 
 
-@pytest.mark.parametrize("by", ["move", "get"])
+@pytest.mark.parametrize("by", ["move", pytest.param("get", marks=pytest.mark.slow)])
 def test_slices_when_kept_back_are_fetched_from_orthanc_and_the_case_is_computed(
     study: PhantomStudy,
     files: list[Path],

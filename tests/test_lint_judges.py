@@ -122,6 +122,7 @@ JUST = {
 """Faults that real objects have; dciodvfy calls each an error (see the last test)."""
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_clinical_sets_when_judged_are_blamed_only_for_what_the_standard_forbids(
     real_data: Path,

@@ -154,7 +154,12 @@ def test_ct_cannot_tell_scar_from_node_when_hidden_by_scar(
 
 @pytest.mark.parametrize(
     ("seed", "by", "hard"),
-    [(3101, "gas", False), (5006, "gas", False), (3108, "scar", False), (5105, "gas", True)],
+    [
+        (5006, "gas", False),
+        pytest.param(3101, "gas", False, marks=pytest.mark.slow),
+        pytest.param(3108, "scar", False, marks=pytest.mark.slow),
+        pytest.param(5105, "gas", True, marks=pytest.mark.slow),
+    ],
 )
 def test_hidden_part_keeps_its_bounds_when_measured_finely(
     seed: int, by: Hidden, hard: bool

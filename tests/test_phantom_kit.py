@@ -360,6 +360,7 @@ def _hilum(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_command_writes_a_study_or_says_why_not(tmp_path: Path) -> None:
     """DESIGN 6: exits 0, 1 when the thing failed, 2 when called wrongly; no traceback."""
     out = tmp_path / "case"

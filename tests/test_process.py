@@ -254,6 +254,7 @@ def test_result_set_when_written_has_the_fixed_names(study: PhantomStudy, first:
 
 
 # the other positions and planes: test_mmro, and all of them in bench/mmro
+@pytest.mark.slow
 @pytest.mark.parametrize(("position", "plane"), [("FFP", "oblique")])
 def test_patient_when_turned_and_mr_in_another_plane_is_registered(
     tmp_path: Path,

@@ -112,6 +112,7 @@ def test_sent_registration_changes_nothing_when_it_is_wrong_and_only_a_candidate
     assert registration.status is RegistrationStatus.PASS
 
 
+@pytest.mark.slow
 def test_result_is_the_same_when_run_again_with_more_threads(
     ct: Image, mr: Image, found: Registration
 ) -> None:

@@ -144,6 +144,7 @@ def real_pair(real_data: Path) -> RealPair:
     return RealPair(ct, drawn, cbct, register_frame(ct, [cbct], [drawn], SETTINGS))
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_cone_beam_is_no_worse_than_the_publisher_and_follows_a_motion(
     real_data: Path, real_pair: RealPair

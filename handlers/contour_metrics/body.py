@@ -98,13 +98,16 @@ def step_for(size_mm: Array) -> float:
     return float(np.clip(size_mm.max() / STEPS_ACROSS, FINEST_MM, COARSEST_MM))
 
 
-def level_of(stack: Stack, within: tuple[Array, Array] | None = None) -> Level | None:
+def level_of(
+    stack: Stack, within: tuple[Array, Array] | None = None, *, least_step_mm: float = 0.0
+) -> Level | None:
     """Return the level of a structure from its contours; None if they enclose nothing.
 
     Args:
         stack: Its contours.
         within: Lowest and highest place, in mm along the CT's axes, of what is wanted; the
             structure is cut there. None: all of it.
+        least_step_mm: The grid is no finer than this.
 
     Accuracy:
         For balls of 5 to 20 mm, contoured every 1 to 3 mm, the surface is off by less than 0.06 mm
@@ -123,7 +126,7 @@ def level_of(stack: Stack, within: tuple[Array, Array] | None = None) -> Level |
         if np.any(high <= low):
             return None
     first, last = planes[0].at_mm - stack.step_mm, planes[-1].at_mm + stack.step_mm
-    step_mm = step_for(np.append(high - low, last - first))
+    step_mm = max(step_for(np.append(high - low, last - first)), least_step_mm)
     low = low - BEYOND_STEPS * step_mm
     rows, columns = np.ceil((high - low) / step_mm).astype(int) + BEYOND_STEPS + 1
     count = int(np.ceil((last - first) / step_mm)) + 3

@@ -91,17 +91,23 @@ class Structure:
         level = None if self.stack is None else level_of(self.stack)
         return None if level is None else surface_of_level(level)
 
-    def surface_within(self, block: Block) -> Surface:
+    def surface_within(self, block: Block, *, least_step_mm: float) -> Surface:
         """Return the surface of its part in a block of the grid that holds some of its voxels.
 
-        Of a small structure, which is asked for again and again, all of it.
+        Of a small structure, which is asked for again and again, all of it, as fine as it is.
+
+        Args:
+            block: The part.
+            least_step_mm: How fine, at most, the surface of contours is made.
         """
         size_mm = np.array([part.stop - part.start for part in self.box]) * self.spacing_mm
         if size_mm.max() <= WHOLE_MM and self.contour_surface is not None:
             return self.contour_surface
         low = np.array([part.start for part in block]) * self.spacing_mm
         high = np.array([part.stop - 1 for part in block]) * self.spacing_mm
-        level = None if self.stack is None else level_of(self.stack, (low, high))
+        level = None
+        if self.stack is not None:
+            level = level_of(self.stack, (low, high), least_step_mm=least_step_mm)
         if level is not None:
             return surface_of_level(level)
         return surface_of_voxels(self.mask.inside[block], self.spacing_mm, low)

@@ -9,6 +9,7 @@ Read first: Podobnik and Vrtovec 2024, arXiv 2410.02630 (why implementations of 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ Bools = npt.NDArray[np.bool_]
 _marching_cubes: Callable[..., tuple[npt.NDArray[np.generic], ...]] = marching_cubes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots: what is searched again and again is kept
 class Surface:
     """A closed surface, in mm along a CT's axes from the CT's first voxel centre.
 
@@ -56,10 +57,20 @@ class Surface:
     corners: Array
     level: Level
 
-    @property
+    @cached_property
     def middles(self) -> Array:
         """Centres of the triangles, shape (n, 3)."""
         return np.asarray(self.triangles.mean(axis=1))
+
+    @cached_property
+    def middle_tree(self) -> cKDTree:
+        """`middles`, made ready to be searched."""
+        return cKDTree(self.middles)
+
+    @cached_property
+    def corner_tree(self) -> cKDTree:
+        """`corners`, made ready to be searched."""
+        return cKDTree(self.corners)
 
     @property
     def volume_cm3(self) -> float:
@@ -125,7 +136,7 @@ def surface_of_voxels(inside: Bools, spacing_mm: Array, start_mm: Array) -> Surf
 
 def distances_mm(points: Array, surface: Surface) -> Array:
     """Return the distance of each point (n, 3) from the nearest triangle, in mm."""
-    tree = cKDTree(surface.middles)
+    tree = surface.middle_tree
     count = min(NEAREST_TRIANGLES, len(surface.triangles))
     parts = []
     for start in range(0, len(points), CHUNK_POINTS):
@@ -152,11 +163,19 @@ def largest_distance_mm(here: Surface, there: Surface, middles_mm: Array) -> flo
     return float(distances_mm(here.triangles[may_be].reshape(-1, 3), there).max())
 
 
-def smallest_distance_between_mm(first: Surface, second: Surface) -> float:
-    """Return the smallest distance of a corner of one surface from the other, either way."""
+def smallest_distance_between_mm(first: Surface, second: Surface, bound_mm: float) -> float:
+    """Return the smallest distance of a corner of one surface from the other, either way.
+
+    Args:
+        first: One surface.
+        second: The other.
+        bound_mm: What the distance is surely not above; what lies farther is not looked at.
+    """
     least = np.inf
     for here, there in ((first, second), (second, first)):
-        apart, _ = cKDTree(there.corners).query(here.corners)
+        apart, _ = there.corner_tree.query(here.corners, distance_upper_bound=bound_mm)
+        if not np.isfinite(apart).any():
+            apart, _ = there.corner_tree.query(here.corners)
         edges = there.triangles - np.roll(there.triangles, 1, axis=1)
         # the nearest triangle has a corner no farther than its edge from the nearest point
         may_be = apart <= apart.min() + np.sqrt((edges**2).sum(axis=-1).max())
