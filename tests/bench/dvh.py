@@ -2,6 +2,7 @@
 
 Run by hand, from the project's folder:
 
+    export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1    # as in the node's own children
     python -m tests.bench.dvh [--peer-python INTERPRETER] [--only accuracy|speed] [--every N]
 
 All read the same DICOM files: CT, RTSTRUCT and RTDOSE of bodies in linear and Gaussian doses, over
