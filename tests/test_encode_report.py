@@ -110,6 +110,21 @@ def test_words_are_complete_in_the_report(objects: dict[str, Dataset]) -> None:
     assert distances == [("Größe_Darm", 4.75), ("Größe_Darm", 21.5)]
 
 
+def test_refined_target_is_tracked_by_one_uid_in_every_object(
+    objects: dict[str, Dataset], report: Any
+) -> None:
+    """Issue 7, 5: the structure set has no attribute for it, so its ROI Description tells it."""
+    _, refined, _ = report.content.get_volumetric_roi_measurement_groups()
+    uids = [str(s.TrackingUID) for s in objects["SEG.dcm"].SegmentSequence]
+    assert refined.tracking_uid in uids
+    (roi,) = [
+        roi
+        for roi in objects["RTSTRUCT.dcm"].StructureSetROISequence
+        if roi.ROIName == refined.tracking_identifier
+    ]
+    assert roi.ROIDescription.startswith(f"Tracking UID {refined.tracking_uid}. From ROI ")
+
+
 def test_surroundings_of_a_target_come_back_before_and_after() -> None:
     """Issue 7, 1: overlap and distance of both versions, and what of them is vessel."""
     case = build_case()

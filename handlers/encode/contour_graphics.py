@@ -21,7 +21,7 @@ from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from handlers.encode.identity import SERIES_NUMBER_CONTOURS, ResultSet
 from handlers.encode.new_rois import TARGET_COLORS
-from handlers.encode.seg import series_arguments, tracking_uid
+from handlers.encode.seg import series_arguments
 from handlers.encode.softcopy import ct_stand_in, finish, slices_by_rescale
 from handlers.encode.text import LO_LENGTH
 from handlers.geometry import Geometry
@@ -126,12 +126,12 @@ def _outlines(result_set: ResultSet) -> Iterator[_Outline]:
 def _of_target(
     result_set: ResultSet, index: int, target: TargetResult
 ) -> Iterator[tuple[str, str, tuple[Contour, ...], str]]:
-    drawn_uid = tracking_uid(result_set, index, is_refined=False)
+    drawn_uid = result_set.tracking_uid(index, is_refined=False)
     name = target.source_roi.name or f"target {index + 1}"
     yield "DRAWN", name, _drawn(target), drawn_uid
     refinement = target.refinement
     if refinement.refined is not None:
-        refined_uid = tracking_uid(result_set, index, is_refined=True)
+        refined_uid = result_set.tracking_uid(index, is_refined=True)
         contours = _traced(refinement.refined, refinement.level)
         yield "REFINED", target.refined_roi_name or name, contours, refined_uid
     for number, derived in enumerate(target.derived):

@@ -31,7 +31,6 @@ from handlers.encode.group_texts import COMMENT, algorithm, append_texts
 from handlers.encode.identity import ResultSet
 from handlers.encode.measurements import measurements_of
 from handlers.encode.metric_codes import private_code
-from handlers.encode.seg import tracking_uid
 from handlers.encode.text import LO_LENGTH
 
 DOSE_NAME = "Hilum dose measures"
@@ -156,7 +155,7 @@ def _structure_uid(result_set: ResultSet, index: int, structure: StructureDose) 
         for at, target in enumerate(result_set.result.targets):
             if target.source_roi.name == structure.target:
                 is_refined = structure.version is TargetVersion.REFINED
-                return tracking_uid(result_set, at, is_refined=is_refined)
+                return result_set.tracking_uid(at, is_refined=is_refined)
     return str(result_set.uid(f"dose structure {structure.name}", index))
 
 

@@ -238,6 +238,10 @@ class ResultSet:
         """Return the UID of that role and index in this result set."""
         return derive_uid(self.authorship.uid_seed, role, index)
 
+    def tracking_uid(self, target_index: int, *, is_refined: bool) -> str:
+        """Return the UID under which a target, drawn or refined, is tracked through the objects."""
+        return self.uid("refined target" if is_refined else "drawn target", target_index)
+
     def reference(self, sop_class_uid: str, role: str, index: int = 0) -> Reference:
         """Return the reference to an object of this result set, written or not yet."""
         return Reference(

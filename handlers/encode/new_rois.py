@@ -60,6 +60,8 @@ class NewRoi:
         algorithm: Family and name of what made it.
         color: ROI Display Color.
         observed_like: The original ROI whose observation it shares, or None.
+        refines: Place in the result's targets of the target that it is the refined version of; None
+            for all else.
     """
 
     name: str
@@ -71,6 +73,7 @@ class NewRoi:
     algorithm: tuple[Code, str]
     color: tuple[int, int, int]
     observed_like: Roi | None = None
+    refines: int | None = None
 
 
 def new_rois(result: CaseResult) -> tuple[NewRoi, ...]:
@@ -79,12 +82,8 @@ def new_rois(result: CaseResult) -> tuple[NewRoi, ...]:
     Raises:
         EncodingError: A refined target has no name, or a mask does not lie on the grid of the CT.
     """
-    refined = [
-        _refined(target, index)
-        for index, target in enumerate(
-            t for t in result.targets if t.refinement.refined is not None
-        )
-    ]
+    kept = [i for i, t in enumerate(result.targets) if t.refinement.refined is not None]
+    refined = [_refined(result.targets[i], i, turn) for turn, i in enumerate(kept)]
     rois = [*refined, *_derived(result)]
     if REVIEW_STRUCTURES in result.review:
         drawn = (roi.name for roi in result.case.structure_set.rois)
@@ -98,7 +97,7 @@ def new_rois(result: CaseResult) -> tuple[NewRoi, ...]:
     return tuple(rois)
 
 
-def _refined(target: TargetResult, index: int) -> NewRoi:
+def _refined(target: TargetResult, index: int, turn: int) -> NewRoi:
     refinement = target.refinement
     if refinement.refined is None or not target.refined_roi_name:
         raise EncodingError("a refined target has no usable ROI name")
@@ -111,8 +110,9 @@ def _refined(target: TargetResult, index: int) -> NewRoi:
         interpreted_type=target.source_roi.interpreted_type,
         generation="SEMIAUTOMATIC",
         algorithm=(REFINEMENT_FAMILY, REFINEMENT_NAME),
-        color=TARGET_COLORS[index % len(TARGET_COLORS)],
+        color=TARGET_COLORS[turn % len(TARGET_COLORS)],
         observed_like=target.source_roi,
+        refines=index,
     )
 
 

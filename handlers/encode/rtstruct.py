@@ -216,6 +216,14 @@ def _require_new_names(source: Dataset, rois: Sequence[NewRoi]) -> None:
         taken.add(name.casefold())
 
 
+def _described(result_set: ResultSet, roi: NewRoi) -> str:
+    """Return how an ROI came about; of a refined target first its tracking UID."""
+    if roi.refines is None:
+        return roi.description
+    uid = result_set.tracking_uid(roi.refines, is_refined=True)
+    return f"Tracking UID {uid}. {roi.description}"
+
+
 def _roi_item(result_set: ResultSet, roi: NewRoi, number: int) -> Dataset:
     authorship = result_set.authorship
     family, name = roi.algorithm
@@ -229,7 +237,7 @@ def _roi_item(result_set: ResultSet, roi: NewRoi, number: int) -> Dataset:
     item.ROINumber = number
     item.ReferencedFrameOfReferenceUID = result_set.ct.FrameOfReferenceUID
     item.ROIName = roi.name
-    item.ROIDescription = result_set.text(roi.description, ST_LENGTH)
+    item.ROIDescription = result_set.text(_described(result_set, roi), ST_LENGTH)
     item.ROIVolume = DSfloat(roi.mask.volume_cm3, auto_format=True)
     item.ROIGenerationAlgorithm = roi.generation
     item.ROIGenerationDescription = result_set.text(

@@ -103,7 +103,7 @@ def segments_of(result_set: ResultSet) -> tuple[Segment, ...]:
                     is_refined=is_refined,
                     property_category=category,
                     property_type=kind,
-                    tracking_uid=tracking_uid(result_set, index, is_refined=is_refined),
+                    tracking_uid=result_set.tracking_uid(index, is_refined=is_refined),
                 )
             )
     return tuple(segments)
@@ -113,11 +113,6 @@ def standing_segment(result_set: ResultSet, target_index: int) -> Segment | None
     """Return the segment of a target as it stands in the end: refined, or drawn, or None."""
     own = [each for each in segments_of(result_set) if each.target_index == target_index]
     return own[-1] if own else None
-
-
-def tracking_uid(result_set: ResultSet, target_index: int, *, is_refined: bool) -> str:
-    """Return the UID under which a target, drawn or refined, is tracked through the objects."""
-    return result_set.uid("refined target" if is_refined else "drawn target", target_index)
 
 
 def property_codes(target: TargetResult) -> tuple[Code, Code]:

@@ -41,7 +41,7 @@ from handlers.encode.rtstruct import (
     REFINEMENT_NAME,
     structure_set_reference,
 )
-from handlers.encode.seg import Segment, segmentation_reference, segments_of, tracking_uid
+from handlers.encode.seg import Segment, segmentation_reference, segments_of
 from handlers.encode.text import LO_LENGTH
 from handlers.results import DerivedTarget, Registration, TargetResult, TargetStatus
 from handlers.values import Finding
@@ -181,13 +181,13 @@ def _drawn_group(result_set: ResultSet, index: int, segment: Segment | None) -> 
     return _target_group(
         result_set,
         name=target.source_roi.name,
-        uid=tracking_uid(result_set, index, is_refined=False),
+        uid=result_set.tracking_uid(index, is_refined=False),
         segment=segment,
         volumes_cm3={**target.volumes_cm3, "voxels": target.drawn.volume_cm3},
         figures=figures,
         around=surroundings(
             result_set,
-            tracking_uid(result_set, index, is_refined=False),
+            result_set.tracking_uid(index, is_refined=False),
             target,
             is_final=target.refinement.status is TargetStatus.ABSTAINED,
         ),
@@ -212,12 +212,12 @@ def _refined_group(result_set: ResultSet, index: int, segment: Segment | None) -
     return _target_group(
         result_set,
         name=target.refined_roi_name or "",
-        uid=tracking_uid(result_set, index, is_refined=True),
+        uid=result_set.tracking_uid(index, is_refined=True),
         segment=segment,
         volumes_cm3={"voxels": refined.volume_cm3 if refined is not None else 0.0},
         figures={**target.metrics, **_refinement_figures(target)},
         around=surroundings(
-            result_set, tracking_uid(result_set, index, is_refined=True), target, is_final=True
+            result_set, result_set.tracking_uid(index, is_refined=True), target, is_final=True
         ),
         evidence=evidence_measurements(result_set, target),
         algorithm=algorithm(result_set, REFINEMENT_NAME, family=REFINEMENT_FAMILY),
