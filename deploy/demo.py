@@ -19,6 +19,9 @@ data = "data"
 quiet_s = 2
 min_free_mib = 100
 
+[web]
+port = {web}
+
 [[peer]]
 name = "loopback"
 ae_title = "*"
@@ -69,9 +72,11 @@ def wait_until_listening(port: int, node: "subprocess.Popen[bytes]") -> bool:
 def main() -> int:
     """Run the demonstration and return the exit code of `hilum demo`."""
     folder = Path(tempfile.mkdtemp(prefix="hilum-demo-"))
-    node_port, tps_port = free_ports(2)
+    node_port, tps_port, web_port = free_ports(3)
     configuration = folder / "hilum.toml"
-    configuration.write_text(CONFIGURATION.format(node=node_port, tps=tps_port), encoding="utf-8")
+    configuration.write_text(
+        CONFIGURATION.format(node=node_port, tps=tps_port, web=web_port), encoding="utf-8"
+    )
     hilum = Path(sys.executable).parent / "hilum"
     log = folder / "node.log"
     with log.open("wb") as output:
@@ -83,6 +88,7 @@ def main() -> int:
             print(f"the node did not start; its log is {log}", file=sys.stderr)
             return 1
         print(f"a node listens on 127.0.0.1:{node_port}; its log is {log}")
+        print(f"its page is http://127.0.0.1:{web_port}")
         arguments = ["demo", "--config", configuration, "--out", folder / "results", *sys.argv[1:]]
         return subprocess.run([hilum, *arguments], check=False, env=os.environ).returncode
     finally:

@@ -91,12 +91,12 @@ def serve(
         signal.signal(name, lambda _number, _frame: stopping.set())
     node = Node(settings)
     port = node.start()
-    _announce(settings, port)
+    _announce(settings, port, node.web_port)
     stopping.wait()
     node.stop()
 
 
-def _announce(config: Config, port: int) -> None:
+def _announce(config: Config, port: int, web_port: int) -> None:
     OUT.print(f"Hilum {software_version()}: not a medical device, every result is a proposal.")
     tls, listener = config.tls, f"listens   AE {config.node.ae_title} on {config.node.host}"
     if tls is None or not tls.require:
@@ -111,6 +111,8 @@ def _announce(config: Config, port: int) -> None:
         OUT.print(
             f"protocol  {protocol.name}: targets {', '.join(protocol.targets)}; sends to {to}"
         )
+    if web_port:
+        OUT.print(f"page      http://{config.web.host}:{web_port}")
     OUT.print(f"data      {config.node.data.resolve()}")
     if config.origin == "defaults":
         OUT.print("no configuration file: only this machine may send (loopback)")

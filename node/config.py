@@ -30,7 +30,6 @@ from node.peer import (
     File,
     Host,
     Peer,
-    Port,
     Role,
     is_loopback,
 )
@@ -54,6 +53,7 @@ from node.protocol import (
     fetch_problems,
     output_problems,
 )
+from node.web.section import WebSection
 
 __all__ = [
     "ANY_AE_TITLE",
@@ -135,13 +135,6 @@ class TlsSection(Section):
     peer_authorities: File
     port: Annotated[int, Field(ge=0, le=65535)] = 2762
     require: bool = False
-
-
-class WebSection(Section):
-    """`[web]`: where the page will listen. Read and checked; the page itself is not built yet."""
-
-    host: Host = "127.0.0.1"
-    port: Port = 8080
 
 
 class Config(Section):

@@ -27,6 +27,9 @@ from node.peer_line import PeerLines
 from node.schedule import Schedule
 from node.scp import StoreScp
 from node.storage import ObjectStore
+from node.web.app import make_app
+from node.web.desk import Desk
+from node.web.server import WebServer
 from node.workflow import Workflow
 
 LOGGER = logging.getLogger(__name__)
@@ -56,6 +59,8 @@ class Node:
                 f"the data folder {data} cannot be used: {error.strerror}",
                 hint="name another with node.data, or give this user the right to write there",
             ) from error
+        self.web_port = 0
+        """Where the page listens, once started; 0: nowhere."""
         self.index = Index(config.node.database_url)
         self.index.create()
         self._store = ObjectStore(
@@ -75,6 +80,9 @@ class Node:
         self._scp = StoreScp(config, self._store, self.index, clock, services=services)
         self._fetching = Fetching(config, self.index, self._scp, clock)
         self._schedule = Schedule(config, self.index, self._workflow, clock, self._fetching)
+        self._web: WebServer | None = None
+        if config.web.enabled:
+            self._web = WebServer(make_app(Desk(config, self.index, clock)), config.web)
 
     def start(self) -> int:
         """Recover what an earlier process left, then work; return the port that listens."""
@@ -83,6 +91,7 @@ class Node:
         self._schedule.start()
         try:
             port = self._scp.start()
+            self.web_port = 0 if self._web is None else self._web.start()
         except NodeError:
             self.stop()
             raise
@@ -101,6 +110,8 @@ class Node:
 
     def stop(self) -> None:
         """Take no more associations, then stop; unfinished work goes on at the next start."""
+        if self._web is not None:
+            self._web.stop()
         self._answering.stop()
         self._fetching.stop()
         self._scp.stop()

@@ -256,6 +256,14 @@ class Workflow:
             },
         )
 
+    def _note_step(self, key: RevisionKey, step: str) -> None:
+        LOGGER.info("case.step", extra={"case_id": key.case_id, "step": step})
+        try:
+            self._runs.note_step(key, step, self._clock())
+        except Exception:
+            # progress is for people: a case does not fail because nobody can watch it
+            LOGGER.exception("case.step_not_noted", extra={"case_id": key.case_id})
+
     def _patience(self, job: Job) -> timedelta:
         """Return how long the delivery of a result may take."""
         hours = job.delivery_give_up_h
@@ -270,9 +278,7 @@ class Workflow:
                 job,
                 folder,
                 timeout_s=self._config.node.compute_timeout_s,
-                on_step=lambda step: LOGGER.info(
-                    "case.step", extra={"case_id": key.case_id, "step": step}
-                ),
+                on_step=lambda step: self._note_step(key, step),
             )
             if outcome.kind != "done":
                 shutil.rmtree(folder, ignore_errors=True)

@@ -34,6 +34,9 @@ delivery_retry_s = 0.5
 delivery_retry_cap_s = 1.0
 {node_keys}
 
+[web]
+{web_keys}
+
 [[peer]]
 name = "scanner"
 ae_title = "SCANNER"
@@ -81,6 +84,7 @@ class NodeProcess:
         incomplete_s: float = 4.0,
         min_free_mib: float = 10.0,
         node_keys: str = "",
+        web_keys: str = "enabled = false",
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -97,6 +101,7 @@ class NodeProcess:
             incomplete_s=incomplete_s,
             min_free_mib=min_free_mib,
             node_keys=node_keys,
+            web_keys=web_keys,
             peers=peers,
             destinations=", ".join(f'"{name}"' for name in receivers),
         )

@@ -41,7 +41,11 @@ REVISIONS = sa.Table(
     sa.Column("summary", sa.Text, nullable=False),
     sa.Column("created_at", sa.String(40), nullable=False),
     sa.Column("finished_at", sa.String(40)),
+    sa.Column("step", sa.String(40), nullable=False, server_default=""),
+    sa.Column("step_at", sa.String(40)),
 )
+"""`step`: what a revision that is being computed is at, since `step_at`."""
+
 RESULTS = sa.Table(
     "results",
     METADATA,

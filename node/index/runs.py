@@ -90,6 +90,15 @@ class RunBook:
                 move_case(connection, row, CaseState.RUNNING, "", now)
             return Begun(entry.job, entry.begun + 1)
 
+    def note_step(self, key: RevisionKey, step: str, now: datetime) -> None:
+        """Note what a revision is at, for whoever watches it."""
+        with self._index.begin() as connection:
+            connection.execute(
+                REVISIONS.update()
+                .where(_is_revision(key), REVISIONS.c.finished_at.is_(None))
+                .values(step=step, step_at=utc_text(now))
+            )
+
     def put_off(
         self,
         key: RevisionKey,

@@ -17,7 +17,7 @@ METADATA = sa.MetaData(
     }
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the tables; a database of another version is refused."""
 
 

@@ -23,6 +23,9 @@ transport = "{transport}"
 accept = "all"
 max_associations = 100
 
+[web]
+enabled = false
+
 [[peer]]
 name = "bench"
 ae_title = "*"
