@@ -63,6 +63,7 @@ def _plan(plan: PlanMeasures, number: int) -> dict[str, Any]:
         "structures": [_structure(structure) for structure in plan.structures],
         "limits": [_limit(verdict) for verdict in plan.limits],
         "unmatched_rois": list(plan.unmatched),
+        "unmatched_reasons": dict(plan.unmatched),
         "reasons": list(plan.reasons),
     }
 

@@ -191,8 +191,9 @@ class Limit:
 
     Attributes:
         organ: TG-263 name of the organ, as the table has it.
-        metric: `Dmax` (hottest `POINT_CM3`), `D5cc`, `D10%`, `Mean`, `V20Gy` (in percent or cm3, as
-            `unit` says), `CV19.2Gy` (volume that gets less; at least `bound` is wanted).
+        metric: `Dmax` (hottest `POINT_CM3`), `Dpoint` (highest anywhere), `D5cc`, `D10%`, `Mean`,
+            `V20Gy` (in percent or cm3, as `unit` says), `CV19.2Gy` (volume that gets less; at least
+            `bound` is wanted).
         bound: What must not be exceeded (for `CV`, not be undercut).
         unit: `Gy`, `%` or `cm3`.
         fractions: For which the row was made; None: conventional fractionation.
@@ -262,7 +263,7 @@ class PlanMeasures:
         prescribed: What the plan was measured by; None: nobody says.
         structures: Targets in all versions first, then organs.
         limits: Verdicts, in the order of the tables.
-        unmatched: ROI names that no table knows, and so bear no limit.
+        unmatched: ROI names that bear no limit, and why.
         reasons: What must be known about the whole, in sentences.
     """
 
@@ -272,7 +273,7 @@ class PlanMeasures:
     prescribed: Prescribed | None
     structures: tuple[StructureDose, ...]
     limits: tuple[LimitVerdict, ...] = ()
-    unmatched: tuple[str, ...] = ()
+    unmatched: Mapping[str, str] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 
 

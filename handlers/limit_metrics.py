@@ -16,6 +16,9 @@ from handlers.dose_results import COVERED_TOLERANCE, POINT_CM3, Dvh
 class MetricKind(StrEnum):
     """What is measured."""
 
+    POINT = "Dpoint"
+    """Highest dose anywhere."""
+
     DOSE_TO_VOLUME = "D..cc"
     """Lowest dose within the hottest part of that volume."""
 
@@ -44,7 +47,7 @@ class Metric:
 
     Attributes:
         kind: What is measured.
-        at: For which volume in cm3, percentage or dose in Gy; 0 for the mean.
+        at: For which volume in cm3, percentage or dose in Gy; 0 for a point and for the mean.
         units: Those in which a bound may stand.
     """
 
@@ -95,6 +98,8 @@ def metric_of(text: str) -> Metric:
     """
     if text == "Dmax":
         return Metric(MetricKind.DOSE_TO_VOLUME, POINT_CM3, ("Gy",))
+    if text == "Dpoint":
+        return Metric(MetricKind.POINT, 0.0, ("Gy",))
     if text == "Mean":
         return Metric(MetricKind.MEAN, 0.0, ("Gy",))
     for form, kind, units in _FORMS:
@@ -102,7 +107,9 @@ def metric_of(text: str) -> Metric:
             if kind is MetricKind.DOSE_TO_PERCENT and at > 100:
                 break
             return Metric(kind, at, units)
-    raise ValueError(f"{text!r} is none of Dmax, Mean, D5cc, D10%, V20Gy, CV15Gy and their like")
+    raise ValueError(
+        f"{text!r} is none of Dmax, Dpoint, Mean, D5cc, D10%, V20Gy, CV15Gy and their like"
+    )
 
 
 def measured(metric: Metric, unit: str, dvh: Dvh) -> Measured:
@@ -119,6 +126,8 @@ def measured(metric: Metric, unit: str, dvh: Dvh) -> Measured:
     """
     is_covered = dvh.covered_fraction >= 1.0 - COVERED_TOLERANCE
     truth = Truth.EQUAL if is_covered else Truth.AT_LEAST
+    if metric.kind is MetricKind.POINT:
+        return Measured(dvh.max_gy, truth)
     if metric.kind is MetricKind.MEAN:
         return Measured(dvh.mean_gy * (1.0 if is_covered else dvh.covered_fraction), truth)
     if metric.kind is MetricKind.VOLUME:

@@ -36,8 +36,8 @@ PAIRED = " + "
 NO_ROI = "no ROI is this organ by its name"
 
 NO_FRACTIONS = (
-    "nobody says in how many fractions which dose is given: neither an RT Plan nor the protocol "
-    "([protocol.prescription])"
+    "no one number of fractions, or no dose, is known: neither by an RT Plan (one of several "
+    "fraction groups has none) nor by the protocol ([protocol.prescription])"
 )
 
 EFFECTIVE = "the dose is an effective one, and limits are made for physical dose"

@@ -17,7 +17,8 @@ from handlers.results import (
     TargetResult,
 )
 from handlers.surface_figures import MOVED_MM, surface_figures
-from handlers.values import Finding, Mask
+from handlers.surface_file import surface_file_name
+from handlers.values import Finding
 
 
 def metrics_document(result: CaseResult, case: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def metrics_document(result: CaseResult, case: Mapping[str, Any]) -> dict[str, A
         "registrations": [
             _registration(registration, result) for registration in result.registrations
         ],
-        "targets": [_target(target) for target in result.targets],
+        "targets": [_target(target, n) for n, target in enumerate(result.targets, start=1)],
         "dose": dose_document(result.dose),
         "timing_s": {step: round(seconds, 3) for step, seconds in result.timing_s.items()},
         "findings": findings_document(result.findings),
@@ -121,15 +122,15 @@ def _covered(series_uid: str, resampled: Sequence[ResampledMr]) -> float | None:
     return None
 
 
-def _target(target: TargetResult) -> dict[str, Any]:
+def _target(target: TargetResult, number: int) -> dict[str, Any]:
     return {
         "source_roi": target.source_roi.name,
         "source_roi_number": target.source_roi.number,
         "refined_roi": target.refined_roi_name,
         "status": str(target.refinement.status),
         "reasons": list(target.refinement.reasons),
-        "drawn_volume_cm3": target.drawn.volume_cm3,
-        "refined_volume_cm3": _volume(target.refinement.refined),
+        "drawn_volume_cm3": target.drawn_cm3,
+        "refined_volume_cm3": target.refined_cm3,
         "metrics": dict(target.metrics),
         "evidence": dict(target.refinement.numbers),
         "volumes_cm3": dict(target.volumes_cm3),
@@ -155,6 +156,7 @@ def _target(target: TargetResult) -> dict[str, Any]:
             for change in target.refinement.changes
         ],
         "surface": _surface(target.refinement.moves),
+        "surface_file": None if target.surface_map is None else surface_file_name(number),
         "found": [
             {"name": name, "volume_cm3": mask.volume_cm3}
             for name, mask in target.refinement.found.items()
@@ -163,7 +165,7 @@ def _target(target: TargetResult) -> dict[str, Any]:
             {
                 "name": derived.name,
                 "type": derived.interpreted_type,
-                "volume_cm3": derived.mask.volume_cm3,
+                "volume_cm3": derived.volume_cm3,
                 "description": derived.description,
                 "metrics": dict(derived.metrics),
                 "organs": _organs(derived.neighbours),
@@ -204,7 +206,3 @@ def _surface(moves: SurfaceMoves | None) -> dict[str, Any] | None:
             for each in figures.causes
         ],
     }
-
-
-def _volume(mask: Mask | None) -> float | None:
-    return None if mask is None else mask.volume_cm3

@@ -23,6 +23,9 @@ from handlers.values import (
     lock_array,
 )
 
+CONTOURS_CM3 = "volume_slices_evaluated_cm3"
+"""Figure of a new structure against the drawn one: volume of its contours, by slices."""
+
 
 class RegistrationStatus(StrEnum):
     """The verdict on a registration: only `pass` lets the MR change a contour."""
@@ -198,26 +201,34 @@ class SurfaceMoves:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SurfaceMap:
-    """How far another surface lies from each part of a surface.
+    """How far another surface lies from each triangle of a surface.
 
     Attributes:
-        points_mm: Middles of the surface's triangles; LPS mm in the CT's frame, shape (n, 3).
-        distance_mm: To the other surface, shape (n,): positive where that one lies outside.
+        corners_mm: Of the triangles, each once; LPS mm in the CT's frame, shape (m, 3).
+        faces: Which corners each triangle has, shape (n, 3).
+        distance_mm: From its middle to the other surface, shape (n,): positive where that one lies
+            outside.
         areas_mm2: Of the triangles, shape (n,).
     """
 
-    points_mm: Points
+    corners_mm: Points
+    faces: npt.NDArray[np.int64]
     distance_mm: npt.NDArray[np.float64]
     areas_mm2: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        count = len(self.points_mm)
-        if self.points_mm.shape != (count, 3) or not (
+        count = len(self.faces)
+        if self.faces.shape != (count, 3) or not (
             self.distance_mm.shape == self.areas_mm2.shape == (count,)
         ):
-            raise ValueError("points, distances and areas of a surface must go together")
-        for array in (self.points_mm, self.distance_mm, self.areas_mm2):
+            raise ValueError("triangles, distances and areas of a surface must go together")
+        for array in (self.corners_mm, self.faces, self.distance_mm, self.areas_mm2):
             array.setflags(write=False)
+
+    @property
+    def points_mm(self) -> Points:
+        """Middles of the triangles, shape (n, 3)."""
+        return np.asarray(self.corners_mm[self.faces].mean(axis=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +332,11 @@ class DerivedTarget:
     metrics: Mapping[str, float] = field(default_factory=dict)
     neighbours: tuple[Neighbour, ...] = ()
 
+    @property
+    def volume_cm3(self) -> float:
+        """Volume of the contours that go out, by slices; by voxels where that was not measured."""
+        return self.metrics.get(CONTOURS_CM3, self.mask.volume_cm3)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TargetResult:
@@ -351,6 +367,19 @@ class TargetResult:
     neighbours: tuple[Neighbour, ...] = ()
     contents: tuple[Content, ...] = ()
     surface_map: SurfaceMap | None = None
+
+    @property
+    def drawn_cm3(self) -> float:
+        """Volume of the drawn contours, by slices; by voxels where that was not measured."""
+        return self.volumes_cm3.get("slices", self.drawn.volume_cm3)
+
+    @property
+    def refined_cm3(self) -> float | None:
+        """The same of the refined contours as they go out; None after an abstention."""
+        refined = self.refinement.refined
+        if refined is None:
+            return None
+        return self.metrics.get(CONTOURS_CM3, refined.volume_cm3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -199,6 +199,10 @@ class DoseGrid:
             raise ValueError("absorbed dose is negative")
 
 
+LOW_PART = 0.9
+"""A dose whose hottest voxel has less than this part of the prescription is not believed whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedTarget:
     """A dose that a plan is to give: one item of its Dose Reference Sequence of type TARGET.
@@ -226,6 +230,7 @@ class Plan:
         fractions: Fractions planned, if one number holds for every beam; None: not told, or several
             fraction groups.
         planned_on: RT Plan Date as YYYYMMDD; empty if not told.
+        fraction_groups: How many it has; with several, no number that others tell holds for it.
     """
 
     sop_instance_uid: str
@@ -235,6 +240,17 @@ class Plan:
     targets: tuple[PlannedTarget, ...] = ()
     fractions: int | None = None
     planned_on: str = ""
+    fraction_groups: int = 1
+
+    @property
+    def has_several_groups(self) -> bool:
+        """Whether parts of its dose are given in numbers of fractions of their own."""
+        return self.fraction_groups > 1
+
+    @property
+    def largest_prescription_gy(self) -> float:
+        """Of all its targets; 0 if it prescribes nothing."""
+        return max((target.prescription_gy for target in self.targets), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -250,6 +266,13 @@ class PlanDose:
     dose: DoseGrid
     dose_uids: tuple[str, ...]
     plan: Plan | None = None
+
+    @property
+    def is_too_low(self) -> bool:
+        """Whether no voxel comes near what its plan prescribes: it may be of one fraction only."""
+        if self.plan is None:
+            return False
+        return float(self.dose.dose_gy.max()) < LOW_PART * self.plan.largest_prescription_gy
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -257,9 +257,9 @@ def _surface_map(
     reference: Structure, surfaces: tuple[Surface, Surface], distances: Array
 ) -> SurfaceMap:
     here, there = surfaces
-    middles = here.middles
     return SurfaceMap(
-        points_mm=reference.mask.geometry.points_from_indices(middles / reference.spacing_mm),
-        distance_mm=np.where(there.encloses(middles), distances, -distances),
+        corners_mm=reference.mask.geometry.points_from_indices(here.corners / reference.spacing_mm),
+        faces=here.faces,
+        distance_mm=np.where(there.encloses(here.middles), distances, -distances),
         areas_mm2=here.areas_mm2.copy(),
     )

@@ -107,11 +107,13 @@ def slice_sum_cm3(stack: Stack, end_cap: EndCap) -> float:
         Areas to about 0.1 %. Of a sphere the sum itself is off by up to about (step / radius)^2.
     """
     volume_mm3 = 0.0
-    half_mm = 0.0 if end_cap is EndCap.NONE else stack.step_mm / 2.0
     for run in stack.runs:
         at_mm = np.array([plane.at_mm for plane in run])
         halves = np.diff(at_mm) / 2.0
-        thickness_mm = np.append(halves, half_mm) + np.append(half_mm, halves)
+        first, last = (halves[0], halves[-1]) if len(halves) else [stack.step_mm / 2.0] * 2
+        if end_cap is EndCap.NONE:
+            first = last = 0.0
+        thickness_mm = np.append(halves, last) + np.append(first, halves)
         areas = [area_mm2(plane.contours, stack.geometry) for plane in run]
         volume_mm3 += float(np.array(areas) @ thickness_mm)
     return volume_mm3 / 1000.0

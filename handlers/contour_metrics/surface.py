@@ -37,6 +37,7 @@ PAD_VOXELS = 6
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Faces = npt.NDArray[np.int64]
 
 _marching_cubes: Callable[..., tuple[npt.NDArray[np.generic], ...]] = marching_cubes
 
@@ -49,12 +50,14 @@ class Surface:
         triangles: Shape (n, 3 corners, 3).
         areas_mm2: Of the triangles.
         corners: All corners, each once.
+        faces: Which of them each triangle has, shape (n, 3).
         level: What it is the zero of.
     """
 
     triangles: Array
     areas_mm2: Array
     corners: Array
+    faces: Faces
     level: Level
 
     @cached_property
@@ -107,7 +110,7 @@ def surface_of_level(level: Level) -> Surface:
     triangles = corners[faces]
     edges = triangles[:, 1:] - triangles[:, :1]
     areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1) / 2.0
-    return Surface(triangles, areas, corners, level)
+    return Surface(triangles, areas, corners, faces.astype(np.int64), level)
 
 
 def surface_of_voxels(inside: Bools, spacing_mm: Array, start_mm: Array) -> Surface:

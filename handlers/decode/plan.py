@@ -89,6 +89,7 @@ def decode_plan(
         targets,
         fractions,
         text_of(ds, "RTPlanDate"),
+        len(_group_items(ds)),
     )
     made_at = f"{text_of(ds, 'RTPlanDate')} {text_of(ds, 'RTPlanTime')}".strip()
     setups = sum(

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from pydicom import Dataset
 
 from handlers.decode.attributes import (
@@ -22,13 +23,14 @@ from handlers.decode.attributes import (
 from handlers.decode.dose import decode_dose, name_dose, plans_of_dose
 from handlers.decode.dose_parts import PARTS, WHOLE, newest, sum_of_parts
 from handlers.decode.plan import DecodedPlan, decode_plan
-from handlers.values import DoseKind, Finding, PlanDose, Severity
-
-LOW_PART = 0.9
-"""A plan's hottest dose below this part of its largest prescription is told to be doubtful."""
+from handlers.values import DoseGrid, DoseKind, Finding, PlanDose, Severity
 
 HIGH_MULTIPLE = 4.0
-"""Likewise above this multiple: stereotactic plans prescribed to their 40 % line have 2.5."""
+"""A plan's hottest dose above this multiple of its largest prescription is told to be doubtful:
+stereotactic plans prescribed to their 40 % line have 2.5."""
+
+APART_PERCENT = 1.0
+"""So far, in percent of its maximum, may a plan's dose be from the sum of its beams' anywhere."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +131,7 @@ def _about_plans(
             text += "biological effect: it is compared with no limit and converted to no EQD2"
             found.append(warning("dose.effective", text))
         if one.plan is not None and one.plan.targets:
-            found += _against_prescription(one, max(t.prescription_gy for t in one.plan.targets))
+            found += _against_prescription(one, one.plan.largest_prescription_gy)
     return found
 
 
@@ -139,7 +141,7 @@ def _against_prescription(one: PlanDose, prescribed_gy: float) -> list[Finding]:
     text = f"Dose of plan {tail(one.dose.plan_uids[0])}: its hottest voxel has {hottest_gy:.2f} Gy,"
     text += f" {prescribed_gy:g} Gy are prescribed; is it"
     numbers = {"hottest_gy": hottest_gy, "prescribed_gy": prescribed_gy}
-    if hottest_gy < LOW_PART * prescribed_gy:
+    if one.is_too_low:
         text += " the dose of one fraction, or of a part of the beams?"
         return [warning("dose.below_prescription", text, **numbers)]
     if hottest_gy > HIGH_MULTIPLE * prescribed_gy:
@@ -196,13 +198,12 @@ def _dose_of_plan(
         chosen, found = newest(whole, ct.frame_of_reference_uid)
         if chosen is None:
             return None, found
-        if unused := len(members) - len(whole):
-            text = f"{name_dose(chosen)}: it is the whole plan's; {unused} doses of beams or "
-            found.append(note("dose.parts_unused", f"{text}fraction groups of it are not used"))
         dose, told = decode_dose(chosen, ct.frame_of_reference_uid)
         found += told
         if dose is None or has_failure(found):
             return None, found
+        if len(members) > len(whole):
+            found.append(_beside_parts(dose, by_type, decoded, ct.frame_of_reference_uid))
         uids = (dose.sop_instance_uid,)
         return PlanDose(dose, uids, None if decoded is None else decoded.plan), [
             *found,
@@ -216,6 +217,30 @@ def _dose_of_plan(
             if plan_dose is not None:
                 return plan_dose, found
     return None, found
+
+
+def _beside_parts(
+    dose: DoseGrid,
+    by_type: Mapping[str, Sequence[Dataset]],
+    decoded: DecodedPlan | None,
+    frame_uid: str,
+) -> Finding:
+    """Return how the dose of a whole plan fits those of its beams or groups, which are not used."""
+    parts = {kind: by_type[kind] for kind in PARTS if by_type.get(kind)}
+    where = f"Dose {tail(dose.sop_instance_uid)}: it is the whole plan's;"
+    unused = f"{sum(map(len, parts.values()))} doses of beams or fraction groups of it are not used"
+    for kind, members in parts.items():
+        summed, _ = sum_of_parts(kind, members, decoded, frame_uid)
+        if summed is None or not summed.dose.geometry.coincides_with(dose.geometry):
+            continue
+        apart_gy = float(np.abs(summed.dose.dose_gy - dose.dose_gy).max())
+        percent = 100.0 * apart_gy / float(dose.dose_gy.max())
+        if percent > APART_PERCENT:
+            text = f"{where} {unused}, and their sum differs from it by up to {apart_gy:.2f} Gy "
+            text += f"({percent:.1f} % of its maximum): is one of them of an earlier calculation?"
+            return warning("dose.parts_differ", text, apart_gy=apart_gy, percent=percent)
+        return note("dose.parts_unused", f"{where} {unused}; their sum is the same dose")
+    return note("dose.parts_unused", f"{where} {unused}, and make no sum that it could be held to")
 
 
 def _without_plan(ds: Dataset, decoded: DecodedPlan | None) -> list[Finding]:

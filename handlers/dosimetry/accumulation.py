@@ -34,6 +34,7 @@ def accumulate(
     *,
     targets: Collection[str] = (),
     names: Mapping[str, str] | None = None,
+    doubtful: Collection[str] = (),
 ) -> tuple[CumulativeDose | None, tuple[Finding, ...]]:
     """Return the EQD2 of all courses in each organ, or None where there is no prior course.
 
@@ -50,6 +51,7 @@ def accumulate(
         targets: Which of `organs` are targets, besides those that are drawn as such.
         names: TG-263 name by ROI name, of those that are known; what is an organ by its name was
             not drawn as a target, whatever its type says.
+        doubtful: Which of `organs` may not be what was drawn: they meet no limit.
 
     Accuracy:
         Physical dose is interpolated linearly and then converted. EQD2 is convex in dose, so
@@ -73,6 +75,7 @@ def accumulate(
             (names or {}).get(name, name),
             settings,
             is_target=name in targets or (kinds.get(name) in TARGETS and name not in (names or {})),
+            is_doubtful=name in doubtful,
         )
         for name, solid in organs.items()
         if kinds.get(name) != OUTLINE
@@ -106,7 +109,13 @@ def _wider_than(shift_mm: float, used: Sequence[Registration]) -> list[str]:
 
 
 def _summed_organ(
-    name: str, solid: Solid, organ: str, settings: ReirradiationSettings, *, is_target: bool
+    name: str,
+    solid: Solid,
+    organ: str,
+    settings: ReirradiationSettings,
+    *,
+    is_target: bool,
+    is_doubtful: bool,
 ) -> SummedOrgan:
     fitting = (
         rule
@@ -118,7 +127,7 @@ def _summed_organ(
     ratio, said_by = row.gy, row.account
     if rule.alpha_beta_gy is not None:
         ratio, said_by = rule.alpha_beta_gy, "protocol"
-    return SummedOrgan(name, organ, solid, ratio, said_by, rule)
+    return SummedOrgan(name, organ, solid, ratio, said_by, rule, is_doubtful)
 
 
 def _wanted_sums(

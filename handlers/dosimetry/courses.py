@@ -279,6 +279,17 @@ def _problem_of(plan: PlanDose) -> str:
             "its dose is a sum of several plans, which have no one number of fractions; send the "
             "dose of each plan"
         )
+    if plan.plan is not None and plan.is_too_low:
+        return (
+            f"its hottest voxel has {float(plan.dose.dose_gy.max()):.2f} Gy, its plan prescribes "
+            f"{plan.plan.largest_prescription_gy:g} Gy: it may be the dose of one fraction, or of "
+            "a part of the beams; send the dose of the whole plan"
+        )
+    if plan.plan is not None and plan.plan.has_several_groups:
+        return (
+            f"its plan has {plan.plan.fraction_groups} fraction groups, so no one number of "
+            "fractions holds for its dose; plan and send each group as a plan of its own"
+        )
     return ""
 
 
@@ -316,13 +327,13 @@ def _told_fractions(plan: PlanDose) -> int | None:
 
 
 def _doubts(course: CourseDose, plans: Sequence[PlanDose]) -> list[str]:
-    """Return what is doubtful of a course whose plan came, but told no one number of fractions."""
+    """Return what is doubtful of a course whose plan came, but told no number of fractions."""
     has_plan = any(each.dose is course.dose and each.plan is not None for each in plans)
     if not has_plan or course.course.fractions_said_by == "plan":
         return []
     return [
-        f"The RT Plan of {course.name} tells no one number of fractions; {course.course.fractions} "
-        "of the protocol were taken: check that all beams were given in each."
+        f"The RT Plan of {course.name} tells no number of fractions; {course.course.fractions} of "
+        "the protocol were taken."
     ]
 
 

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from handlers.dose_results import Array, OrganCumulative, RemainingDose
+from handlers.dose_results import COVERED_TOLERANCE, Array, OrganCumulative, RemainingDose
 from handlers.dosimetry.biology import LARGE_FRACTION_GY, dose_of_eqd2, eqd2, is_organ
 from handlers.dosimetry.courses import CourseDose
 from handlers.dosimetry.histogram import COARSE_MM, HOTTEST_BOXES, MOST_PARTS, histogram_of
@@ -55,6 +55,8 @@ class SummedOrgan:
         alpha_beta_gy: By which it is converted.
         alpha_beta_said_by: Where that comes from.
         rule: What the protocol says about it.
+        is_doubtful: Contours of it are malformed or lie on no CT slice: it meets no limit, and what
+            a limit leaves of it is not told.
     """
 
     name: str
@@ -63,6 +65,7 @@ class SummedOrgan:
     alpha_beta_gy: float
     alpha_beta_said_by: str
     rule: OrganRule
+    is_doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -267,11 +270,13 @@ def _figures(worth: _Worth) -> dict[str, float]:
     figures = {"eqd2_max_gy": float(gy.max())}
     covered_cm3 = float(volumes_cm3.sum())
     hot = _hottest(gy, volumes_cm3, max(HOTTEST_CM3.values()))
-    hottest = histogram_of(gy[hot], volumes_cm3[hot], covered_cm3)
+    # no histogram: this is asked for every organ and every shift
+    falling = hot[np.argsort(-gy[hot])]
+    reached_cm3 = np.cumsum(volumes_cm3[falling])
     for key, volume_cm3 in HOTTEST_CM3.items():
-        dose_gy = hottest.dose_to_cm3(volume_cm3)
-        if dose_gy is not None:
-            figures[key] = dose_gy
+        if volume_cm3 <= covered_cm3 * (1.0 + COVERED_TOLERANCE):
+            at = min(int(np.searchsorted(reached_cm3, volume_cm3)), len(falling) - 1)
+            figures[key] = float(gy[falling[at]])
     if worth.whole.all():
         figures[MEAN] = float(gy @ volumes_cm3 / covered_cm3)
     return figures
@@ -321,7 +326,7 @@ def _remaining(
     organ: SummedOrgan, before: Mapping[str, float], fractions: int
 ) -> RemainingDose | None:
     """Return what the limit leaves after the prior courses; None if they are not known in full."""
-    if organ.rule.limit_gy is None or LIMITED not in before:
+    if organ.rule.limit_gy is None or LIMITED not in before or organ.is_doubtful:
         return None
     left_gy = organ.rule.limit_gy - before[LIMITED]
     dose_gy = dose_of_eqd2(
@@ -347,6 +352,10 @@ def _told_of_limit(
         verdict = "not evaluable, for the organ, or what is known of it, is smaller"
     elif value > limit_gy:
         verdict = f"exceeded by {'' if is_whole else 'at least '}{value - limit_gy:.1f} Gy"
+    elif organ.is_doubtful:
+        verdict = (
+            "not evaluable, for some contours of the organ are malformed or lie on no CT slice"
+        )
     elif is_whole and high.get(LIMITED, value) > limit_gy:
         excess_gy = high[LIMITED] - limit_gy
         verdict = f"met, but exceeded by up to {excess_gy:.1f} Gy within the shifts"

@@ -1,7 +1,8 @@
 """Cross-sections of a body, layer by layer: between its outlines, and where it ends.
 
-Between two outlines that match, the level of the wanted area in the depth field midway between
-theirs; else each outline as a slab that reaches halfway. Deliberately knows no patient axes.
+Between two outlines that match and are convex, the outline of the convex body that holds both; else
+the level of the wanted area in the depth field midway between theirs; of outlines that do not
+match each as a slab that reaches halfway. Deliberately knows no patient axes.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from handlers.dosimetry.coverage import Patch, depth_in_pixels
+from handlers.dosimetry.convex import convex_pair, hull_of
+from handlers.dosimetry.coverage import Patch, depth_in_pixels, patch_of
 from handlers.dosimetry.ends import MOST_GROWTH, AreaCurve
+from handlers.dosimetry.planes import Plane
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,10 +36,13 @@ class Layer:
     area_mm2: float
 
 
-def layers_of(patches: Sequence[Patch], curve: AreaCurve, pixel_mm: float) -> list[Layer]:
+def layers_of(
+    planes: Sequence[Plane], patches: Sequence[Patch], curve: AreaCurve, pixel_mm: float
+) -> list[Layer]:
     """Return the body between and beyond the outlines of a stack of planes, layer by layer.
 
     Args:
+        planes: Their outlines.
         patches: What the outlines cover, plane by plane.
         curve: Their heights and areas, and those between.
         pixel_mm: Of the raster of the patches; layers are about as thick.
@@ -51,9 +57,14 @@ def layers_of(patches: Sequence[Patch], curve: AreaCurve, pixel_mm: float) -> li
             ends = float(borders[i]), float(borders[i + 1])
             found += _slab(patch, *ends, float(curve.areas_mm2[i]), pixel_mm)
         return found
+    hulls = [hull_of(plane) for plane in planes]
     for i in range(len(patches) - 1):
         pair = patches[i], patches[i + 1]
-        found += _between(pair, i, curve, pixel_mm) or _two_slabs(pair, i, curve, pixel_mm)
+        found += (
+            _convex_between(hulls, pair, i, curve, pixel_mm)
+            or _between(pair, i, curve, pixel_mm)
+            or _two_slabs(pair, i, curve, pixel_mm)
+        )
     return found
 
 
@@ -100,16 +111,44 @@ def _two_slabs(pair: tuple[Patch, Patch], i: int, curve: AreaCurve, pixel_mm: fl
     )
 
 
-def _between(
-    pair: tuple[Patch, Patch], i: int, curve: AreaCurve, pixel_mm: float
+def _convex_between(
+    hulls: Sequence[Floats | None],
+    pair: tuple[Patch, Patch],
+    i: int,
+    curve: AreaCurve,
+    pixel_mm: float,
 ) -> list[Layer] | None:
-    """Return the layers between two planes; None where their outlines do not match."""
+    """Return the layers between two planes of convex outlines that match; None of others."""
+    between = convex_pair(curve.at_mm.tolist(), hulls, i)
+    start, shape = _block_of(pair)
+    if between is None or not _match(*(patch.within(start, shape) for patch in pair)):
+        return None
+    low, high = float(curve.at_mm[i]), float(curve.at_mm[i + 1])
+    middles, thickness = _cuts(low, high, min(pixel_mm, (high - low) / 3.0))
+    found = []
+    for at in middles:
+        area = curve.area_mm2(float(at))
+        ring = between.ring(float((at - low) / (high - low)), area)
+        patch = patch_of(Plane(float(at), (ring,), (0,), is_exclusive_or=False), pixel_mm)
+        found.append(Layer(float(at), thickness, patch, area))
+    return found
+
+
+def _block_of(pair: tuple[Patch, Patch]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return start and shape of the block that holds two patches, and a pixel around them."""
     start = (
         min(patch.start[0] for patch in pair) - 1,
         min(patch.start[1] for patch in pair) - 1,
     )
     stop = np.max([np.add(patch.start, patch.covered.shape) for patch in pair], axis=0) + 1
-    shape = (int(stop[0]) - start[0], int(stop[1]) - start[1])
+    return start, (int(stop[0]) - start[0], int(stop[1]) - start[1])
+
+
+def _between(
+    pair: tuple[Patch, Patch], i: int, curve: AreaCurve, pixel_mm: float
+) -> list[Layer] | None:
+    """Return the layers between two planes; None where their outlines do not match."""
+    start, shape = _block_of(pair)
     first, second = (patch.within(start, shape) for patch in pair)
     if not _match(first, second):
         return None

@@ -52,6 +52,15 @@ EFFECTIVE = (
     "with the prescription nor with limits."
 )
 
+TOO_LOW = (
+    "The dose does not reach what is prescribed and may be of one fraction, or of a part of the "
+    "beams, so no limit is surely met."
+)
+
+NO_LIMIT = "no table in use has a limit for this organ"
+BODY_OUTLINE = "it is the outline of the body"
+"""Why a known organ, or what may bear the name of one, has no limit."""
+
 ALONE = "Limits are judged on this plan alone: they know nothing of the earlier course."
 """Told of every plan of a patient who was irradiated before."""
 
@@ -106,6 +115,7 @@ def measure_dose(
         settings.reirradiation,
         targets=[each.name for each in structures if each.target or each.is_irradiated],
         names=_organs_by_name(structures, settings),
+        doubtful=[each.name for each in structures if each.is_doubtful],
     )
     compared = comparisons(plans)
     if cumulative is not None:
@@ -171,6 +181,8 @@ def _measured(
     prescribed, reasons = _of_plan(told)
     conflicts = tuple(dict.fromkeys(t for each in told.values() for t in each.conflicts))
     limits, unmatched = _judged(structures, dvhs, prescribed, dose.kind, settings)
+    if plan_dose.is_too_low:
+        limits = tuple(_unsure(verdict) for verdict in limits)
     measures = PlanMeasures(
         label=plan.label
         if plan is not None
@@ -289,8 +301,10 @@ def _judged(
     prescribed: Prescribed | None,
     kind: DoseKind,
     settings: DoseSettings,
-) -> tuple[tuple[LimitVerdict, ...], tuple[str, ...]]:
+) -> tuple[tuple[LimitVerdict, ...], dict[str, str]]:
     """Return the verdicts on all organs; what a program outlined only where nobody drew one.
+
+    And which ROIs bear no limit, with the reason.
 
     The outline of the body is none of them, though some systems call it skin.
     """
@@ -307,10 +321,18 @@ def _judged(
         if each.is_outlined:
             outlined.add(each.name)
     verdicts, unmatched = judge_limits(settings.limits, chosen, names, prescribed, kind)
-    bodies = (each.name for each in structures if each.is_body and dvhs.get(each.name) is not None)
-    unmatched = (*unmatched, *bodies)
+    untold = {name: names.named(name).reason or NO_LIMIT for name in unmatched}
+    untold |= {e.name: BODY_OUTLINE for e in structures if e.is_body and e.name in dvhs}
     doubtful = {each.name for each in organs if each.is_doubtful}
-    return tuple(_qualified(verdict, outlined, doubtful) for verdict in verdicts), unmatched
+    return tuple(_qualified(verdict, outlined, doubtful) for verdict in verdicts), untold
+
+
+def _unsure(verdict: LimitVerdict) -> LimitVerdict:
+    """Return a verdict on a dose that may be a part of what is given: such a one meets no limit."""
+    if verdict.status is not LimitStatus.MET:
+        return verdict
+    reason = " ".join(part for part in (verdict.reason, TOO_LOW) if part)
+    return replace(verdict, status=LimitStatus.NOT_EVALUABLE, reason=reason)
 
 
 def _qualified(

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from handlers.dose_results import Prescribed
 from handlers.values import Plan, Roi
 
+SEVERAL_GROUPS = (
+    "The plan has several fraction groups, so no one number of fractions holds for its dose, not "
+    "the protocol's either."
+)
+
 BY_PLAN = "plan"
 BY_PROTOCOL = "protocol"
 """Who says so, as `Prescribed.said_by` has it."""
@@ -96,6 +101,8 @@ def _with_fractions(
     """Return a prescription with the plan's number of fractions, else the protocol's."""
     planned = None if plan is None else plan.fractions
     configured = None if by_protocol is None else by_protocol.fractions
+    if plan is not None and plan.has_several_groups:
+        return Told(Prescribed(dose_gy, None, said_by), (SEVERAL_GROUPS,))
     fractions = configured if planned is None else planned
     reasons, conflicts = [], []
     if planned is not None and configured is not None and planned != configured:

@@ -122,7 +122,7 @@ def solid_from_contours(contours: Sequence[Contour], geometry: Geometry, end_cap
     for stack in stacks:
         curve = _curve(stack, end_cap, layout)
         if curve.first_mm < curve.last_mm:
-            layers += layers_of(stack.patches, curve, pixel_mm)
+            layers += layers_of(stack.planes, stack.patches, curve, pixel_mm)
         else:
             reasons.append("parts of it on one plane alone have no thickness and do not count")
     if not layers:

@@ -110,8 +110,7 @@ def _plan_group(result_set: ResultSet, index: int, plan: PlanMeasures) -> Any:
         for verdict in plan.limits
         if verdict.value is None or verdict.roi_name not in measured
     ]
-    if plan.unmatched:
-        texts.append(f"No limit is known for {', '.join(plan.unmatched)}.")
+    texts += [f"No limit for {name}: {reason}." for name, reason in plan.unmatched.items()]
     texts += plan.reasons
     return _group(
         result_set,
@@ -186,7 +185,8 @@ def _comparison_group(result_set: ResultSet, dose: DoseMeasures, index: int) -> 
 
 def _key_of(limit: Limit) -> str:
     """Return the key of what a limit is compared with, as figures bear it."""
-    metric = "d0.035cc" if limit.metric == "Dmax" else limit.metric.lower().replace("%", "")
+    named = {"Dmax": "d0.035cc", "Dpoint": "max"}
+    metric = named.get(limit.metric, limit.metric.lower().replace("%", ""))
     return f"{metric}{UNIT_SUFFIX[limit.unit]}"
 
 

@@ -4,13 +4,14 @@ First the refined targets, then what the protocol derives from the targets, then
 structures that were found and the organs that an outside program outlined. Draws nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom.sr.coding import Code
 
 from handlers.errors import EncodingError
-from handlers.results import CaseResult, TargetResult, VoxelField
+from handlers.results import CONTOURS_CM3, CaseResult, TargetResult, VoxelField
 from handlers.roi_names import names_in_use, unique_name
 from handlers.values import Mask, Roi
 
@@ -54,6 +55,7 @@ class NewRoi:
         name: ROI Name.
         mask: Its voxels on the CT grid.
         level: Its surface, finer than the voxels, or None.
+        volume_cm3: ROI Volume.
         description: How it came about.
         interpreted_type: RT ROI Interpreted Type; empty if none is true of it.
         generation: ROI Generation Algorithm.
@@ -67,6 +69,7 @@ class NewRoi:
     name: str
     mask: Mask
     level: VoxelField | None
+    volume_cm3: float
     description: str
     interpreted_type: str
     generation: str
@@ -98,15 +101,16 @@ def new_rois(result: CaseResult) -> tuple[NewRoi, ...]:
 
 
 def _refined(target: TargetResult, index: int, turn: int) -> NewRoi:
-    refinement = target.refinement
-    if refinement.refined is None or not target.refined_roi_name:
+    refinement, volume_cm3 = target.refinement, target.refined_cm3
+    if refinement.refined is None or volume_cm3 is None or not target.refined_roi_name:
         raise EncodingError("a refined target has no usable ROI name")
     return NewRoi(
         name=target.refined_roi_name,
         mask=refinement.refined,
         level=refinement.level,
-        description=f"From ROI {target.source_roi.number}, refined with MR. Volume by voxel "
-        f"summation. {'; '.join(refinement.reasons)}",
+        volume_cm3=volume_cm3,
+        description=f"From ROI {target.source_roi.number}, refined with MR. "
+        f"{_volume_by(target.metrics)} {'; '.join(refinement.reasons)}",
         interpreted_type=target.source_roi.interpreted_type,
         generation="SEMIAUTOMATIC",
         algorithm=(REFINEMENT_FAMILY, REFINEMENT_NAME),
@@ -116,6 +120,12 @@ def _refined(target: TargetResult, index: int, turn: int) -> NewRoi:
     )
 
 
+def _volume_by(metrics: Mapping[str, float]) -> str:
+    """Return how the volume of a new ROI was measured, in a sentence."""
+    is_of_contours = CONTOURS_CM3 in metrics
+    return "Volume of its contours by slices." if is_of_contours else "Volume by voxel summation."
+
+
 def _derived(result: CaseResult) -> list[NewRoi]:
     every = [derived for target in result.targets for derived in target.derived]
     return [
@@ -123,7 +133,8 @@ def _derived(result: CaseResult) -> list[NewRoi]:
             name=derived.name,
             mask=derived.mask,
             level=derived.level,
-            description=f"{derived.description} Volume by voxel summation.",
+            volume_cm3=derived.volume_cm3,
+            description=f"{derived.description} {_volume_by(derived.metrics)}",
             interpreted_type=derived.interpreted_type,
             generation="SEMIAUTOMATIC",
             algorithm=(DERIVATION_FAMILY, DERIVATION_NAME),
@@ -154,6 +165,7 @@ def _found(result: CaseResult, taken: set[str]) -> list[NewRoi]:
             name=unique,
             mask=mask,
             level=None,
+            volume_cm3=mask.volume_cm3,
             description="Found automatically around a target, no clinical organ: for review only.",
             # PS3.3 C.8.8.8 lets it be empty where it is not known. Each defined term would make a
             # planning system do something: ORGAN and AVOIDANCE spare it, CONTROL steers the dose
@@ -178,6 +190,7 @@ def _outlined(result: CaseResult, taken: set[str]) -> list[NewRoi]:
             name=unique,
             mask=mask,
             level=None,
+            volume_cm3=mask.volume_cm3,
             description=f"Outlined by {result.outlined_by or 'an outside program'}, reviewed by "
             "nobody, no clinical organ: for review only.",
             # as for found structures: any term would make a planning system act on it

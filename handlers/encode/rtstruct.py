@@ -238,7 +238,7 @@ def _roi_item(result_set: ResultSet, roi: NewRoi, number: int) -> Dataset:
     item.ReferencedFrameOfReferenceUID = result_set.ct.FrameOfReferenceUID
     item.ROIName = roi.name
     item.ROIDescription = result_set.text(_described(result_set, roi), ST_LENGTH)
-    item.ROIVolume = DSfloat(roi.mask.volume_cm3, auto_format=True)
+    item.ROIVolume = DSfloat(roi.volume_cm3, auto_format=True)
     item.ROIGenerationAlgorithm = roi.generation
     item.ROIGenerationDescription = result_set.text(
         f"{MANUFACTURER} {authorship.software_version}, proposal, not approved", LO_LENGTH

@@ -2,11 +2,12 @@
 
 from handlers.pages.about import About
 from handlers.pages.closing import findings_section, provenance_section
-from handlers.pages.content import Beside, Block, Document, Section, Statement, Tone
+from handlers.pages.content import Beside, Block, Document, Plain, Section, Statement, Tone
 from handlers.pages.dose_tables import dose_sections
 from handlers.pages.registration_part import registration_section
 from handlers.pages.scene import body_names
 from handlers.pages.summary import summary
+from handlers.pages.surface_figure import NARROW, WIDE, surface_figure
 from handlers.pages.target_figure import target_figure
 from handlers.pages.target_tables import (
     all_neighbours,
@@ -32,6 +33,9 @@ NUMBER_SHARES = (0.46, 0.24, 0.3)
 PICTURE_SHARE = 0.725
 """Part of the width for the pictures of a target; beside them stand legend and organs."""
 
+MOST_ORGANS_ABOVE = 13
+"""With no more organs than that the surface of the target has room below them."""
+
 
 def document_of(result: CaseResult, about: About) -> Document:
     """Return the report on a result.
@@ -43,9 +47,9 @@ def document_of(result: CaseResult, about: About) -> Document:
     first, *further = result.targets
     sections = summary(result, about)
     sections[-1] = _with(sections[-1], _picture(result, first))
-    sections.append(Section(f"Target {name(first.source_roi.name)}", _numbers(first)))
+    sections.append(Section(f"Target {name(first.source_roi.name)}", _numbers(result, first)))
     for target in further:
-        blocks = (*_picture(result, target), *_numbers(target))
+        blocks = (*_picture(result, target), *_numbers(result, target))
         sections.append(Section(f"Target {name(target.source_roi.name)}", blocks))
     if organs := all_neighbours(result):
         sections.append(Section("Organs around the targets", tuple(organs)))
@@ -86,20 +90,32 @@ def _with(section: Section, blocks: tuple[Block, ...]) -> Section:
 
 def _picture(result: CaseResult, target: TargetResult) -> tuple[Block, ...]:
     organs = neighbour_table(result, target)
-    beside = (Statement("No organ was measured to.", Tone.NOTE),) if organs is None else (organs,)
+    beside: tuple[Plain, ...] = (Statement("No organ was measured to.", Tone.NOTE),)
+    if organs is not None:
+        beside = (organs,)
     figures = target_figure(result, target)
     if figures is None:
         return (Statement("The target has no voxel on the CT: there is nothing to show."), *beside)
     pictures, legend = figures
+    if _has_room_beside(result, target) and (surface := surface_figure(target, NARROW)):
+        beside = (*beside, surface)
     columns = ((pictures,), (legend, *beside))
     return (Beside(columns, (PICTURE_SHARE, 1 - PICTURE_SHARE)),)
 
 
-def _numbers(target: TargetResult) -> tuple[Block, ...]:
+def _has_room_beside(result: CaseResult, target: TargetResult) -> bool:
+    """Tell whether the surface of a target stands beside its pictures, below the organs."""
+    organs = neighbour_table(result, target)
+    return organs is None or len(organs.rows) <= MOST_ORGANS_ABOVE
+
+
+def _numbers(result: CaseResult, target: TargetResult) -> tuple[Block, ...]:
     volumes, causes = volume_table(target), cause_table(target)
     left = (volumes,) if causes is None else (volumes, causes)
     overlap, distances = overlap_table(target), distance_table(target)
+    surface = None if _has_room_beside(result, target) else surface_figure(target, WIDE)
+    more = (*([surface] if surface is not None else []), *further_words(target))
     if overlap is None or distances is None:
         compared = tuple(table for table in (overlap, distances) if table is not None)
-        return (*left, *compared, *further_words(target))
-    return (Beside((left, (overlap,), (distances,)), NUMBER_SHARES), *further_words(target))
+        return (*left, *compared, *more)
+    return (Beside((left, (overlap,), (distances,)), NUMBER_SHARES), *more)

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from handlers.dose_results import (
-    Comparison,
     CumulativeDose,
     DoseMeasures,
     EndCap,
@@ -15,6 +14,7 @@ from handlers.dose_results import (
 )
 from handlers.pages.content import Beside, Block, Section, Statement, Table, Tone, table_of
 from handlers.pages.dvh_figure import curves_of, dvh_figure
+from handlers.pages.plans_compared import plans_compared
 from handlers.pages.words import (
     NONE,
     bare,
@@ -25,7 +25,6 @@ from handlers.pages.words import (
     name,
     number,
     sentence,
-    split_unit,
 )
 
 TARGET_KEYS = (
@@ -47,10 +46,6 @@ MOST_ORGANS_BESIDE = 22
 PLOT_SHARE = 0.58
 """Part of the width for the curves, if the organs stand beside them."""
 
-COMPARED_TARGET_KEYS = ("coverage_percent", "d98_gy", "d95_gy", "d2_gy", "mean_gy", "ci_paddick")
-COMPARED_ORGAN_KEYS = ("mean_gy", "d0.03cc_gy")
-"""Figures by which two plans are compared on the page."""
-
 CUMULATIVE_KEYS = ("eqd2_d0.03cc_gy", "eqd2_d1cc_gy", "eqd2_mean_gy")
 
 LIMITED_KEY = "eqd2_d0.03cc_gy"
@@ -68,7 +63,7 @@ def dose_sections(dose: DoseMeasures, bodies: Collection[str]) -> list[Section]:
         bodies: Names of what encloses or carries the patient.
     """
     sections = [_plan(plan, dose, bodies) for plan in dose.plans]
-    if (compared := _compared(dose)) is not None:
+    if (compared := plans_compared(dose)) is not None:
         sections.append(compared)
     if dose.cumulative is not None:
         sections.append(_cumulative(dose.cumulative))
@@ -179,9 +174,10 @@ def _limits(plan: PlanMeasures, end_cap: EndCap) -> list[Block]:
     absent = list(dict.fromkeys(v.limit.organ for v in plan.limits if not v.roi_name))
     if absent:
         words.append(f"No ROI is named like the organ of these limits: {joined(absent)}.")
-    if plan.unmatched:
-        names = joined([name(each) for each in plan.unmatched])
-        words.append(f"No table has a limit for {names}.")
+    whose: dict[str, list[str]] = {}
+    for roi_name, reason in plan.unmatched.items():
+        whose.setdefault(reason, []).append(name(roi_name))
+    words += [f"No limit for {joined(names)}: {reason}." for reason, names in whose.items()]
     return [*blocks, Statement(" ".join(words), Tone.NOTE)]
 
 
@@ -248,39 +244,7 @@ def _limit_row(verdict: LimitVerdict) -> tuple[str, ...]:
     return organ, _wanted(verdict), value, said
 
 
-# --- several plans, several courses ---------------------------------------------------------------
-
-
-def _compared(dose: DoseMeasures) -> Section | None:
-    """Return the figures of further plans against those of the first, structure by structure."""
-    pairs = [pair for pair in dose.comparisons if pair.plans[0] != pair.plans[1]]
-    blocks: list[Block] = []
-    for index in sorted({pair.plans[1] for pair in pairs}):
-        rows = [row for pair in pairs if pair.plans[1] == index for row in _pair_rows(pair, dose)]
-        first, other = (_label(dose.plans[at], at) for at in (0, index))
-        headings = ["structure", "figure", first, other, "difference"]
-        if rows:
-            caption = f"{other} against {first}"
-            blocks.append(table_of(caption, headings, rows, words=(0, 1)))
-    return Section("Plans compared", tuple(blocks)) if blocks else None
-
-
-def _pair_rows(pair: Comparison, dose: DoseMeasures) -> list[tuple[str, ...]]:
-    names = {s.name for s in dose.plans[pair.plans[0]].structures if s.version is not None}
-    keys = COMPARED_TARGET_KEYS if pair.structures[0] in names else COMPARED_ORGAN_KEYS
-    rows: list[tuple[str, ...]] = []
-    for key in keys:
-        if key in pair.figures:
-            first, second = pair.figures[key]
-            decimals = split_unit(key)[2]
-            change = number(second - first, decimals, is_signed=True)
-            cells = (bare(key, first), bare(key, second), change)
-            rows.append((name(pair.structures[0]), heading_of(key), *cells))
-    return rows
-
-
-def _label(plan: PlanMeasures, index: int) -> str:
-    return name(plan.label) if plan.label else f"plan {index + 1}"
+# --- all courses ---------------------------------------------------------------------------------
 
 
 def _cumulative(cumulative: CumulativeDose) -> Section:

@@ -226,7 +226,7 @@ def limit_point(verdict: LimitVerdict, structure_cm3: float) -> tuple[float, flo
         return None
     if metric.kind is MetricKind.DOSE_TO_PERCENT:
         return limit.bound, metric.at
-    if metric.kind is MetricKind.DOSE_TO_VOLUME:
+    if metric.kind in (MetricKind.DOSE_TO_VOLUME, MetricKind.POINT):
         return limit.bound, min(100.0, 100.0 * metric.at / structure_cm3)
     percent = limit.bound if limit.unit == "%" else 100.0 * limit.bound / structure_cm3
     if metric.kind is MetricKind.SPARED:

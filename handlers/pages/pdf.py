@@ -7,7 +7,6 @@ give equal bytes.
 import io
 from collections.abc import Mapping
 from typing import Any, TypeAlias
-from xml.sax.saxutils import escape
 
 from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
@@ -37,7 +36,7 @@ from handlers.pages.content import (
     Table,
     Tone,
 )
-from handlers.pages.fonts import BOLD, PLAIN, printable, register_fonts
+from handlers.pages.fonts import BOLD, PLAIN, marked, pieces, register_fonts, width_of
 from handlers.pages.pdf_columns import CELL_SIZE, column_widths
 from handlers.pages.pdf_drawing import DrawnFigure
 
@@ -143,11 +142,13 @@ class _Pages(Canvas):  # type: ignore[misc]
         self, text: str, font: str, size: float, color: colors.Color, y: float, width: float
     ) -> None:
         """Write a line as large as there is room for."""
-        words = printable(text)
-        wide = self.stringWidth(words, font, size)
+        fitting = size * min(1.0, width / max(width_of(text, font, size), 1.0))
         self.setFillColor(color)
-        self.setFont(font, size * min(1.0, width / max(wide, 1.0)))
-        self.drawString(SIDE, y, words)
+        x = SIDE
+        for part, chosen in pieces(text, font):
+            self.setFont(chosen, fitting)
+            self.drawString(x, y, part)
+            x += self.stringWidth(part, chosen, fitting)
         self.setFont(font, size)
 
 
@@ -288,6 +289,6 @@ def _padding(left: float, right: float, top: float, bottom: float) -> Style:
 
 
 def _marked(text: str, *, is_bold: bool = False) -> str:
-    """Return a text as a paragraph takes it, all marks of its own made harmless."""
-    words = escape(printable(text))
+    """Return a text as a paragraph takes it."""
+    words = marked(text)
     return f"<b>{words}</b>" if is_bold else words

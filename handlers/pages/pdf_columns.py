@@ -1,9 +1,7 @@
 """How wide the columns of a table are on a page of the PDF."""
 
-from reportlab.pdfbase.pdfmetrics import stringWidth
-
 from handlers.pages.content import Table
-from handlers.pages.fonts import BOLD, PLAIN, printable
+from handlers.pages.fonts import BOLD, PLAIN, width_of
 
 CELL_SIZE = 6.2
 """Size of the letters in a table, in points."""
@@ -61,4 +59,4 @@ def _font(table: Table) -> str:
 
 
 def _wide(text: str, font: str) -> float:
-    return float(stringWidth(printable(text), font, CELL_SIZE))
+    return width_of(text, font, CELL_SIZE)

@@ -19,7 +19,7 @@ from handlers.pages.drawing import (
     Stroke,
     Words,
 )
-from handlers.pages.fonts import BOLD, PLAIN, printable
+from handlers.pages.fonts import BOLD, PLAIN, pieces, width_of
 from handlers.pages.svg import HALO_OPACITY
 
 
@@ -89,18 +89,22 @@ def _stroke(canvas: Any, stroke: Stroke) -> None:
 
 def _words(canvas: Any, words: Words) -> None:
     font = BOLD if words.is_bold else PLAIN
-    text = printable(words.text)
-    width = canvas.stringWidth(text, font, words.size_mm)
+    width = width_of(words.text, font, words.size_mm)
     left = words.x - {"start": 0.0, "middle": width / 2, "end": width}[words.anchor]
     canvas.setFillColorRGB(*_color(words.color))
     if words.halo_mm:
         canvas.setDash()
         canvas.setStrokeColorRGB(0, 0, 0, alpha=HALO_OPACITY)
         canvas.setLineWidth(2 * words.halo_mm)
-        canvas.setFont(font, words.size_mm)
-        canvas.drawString(left, -words.y, text, mode=1)
-    canvas.setFont(font, words.size_mm)
-    canvas.drawString(left, -words.y, text, mode=0)
+        _line(canvas, words, font, left, mode=1)
+    _line(canvas, words, font, left, mode=0)
+
+
+def _line(canvas: Any, words: Words, font: str, left: float, *, mode: int) -> None:
+    for part, chosen in pieces(words.text, font):
+        canvas.setFont(chosen, words.size_mm)
+        canvas.drawString(left, -words.y, part, mode=mode)
+        left += canvas.stringWidth(part, chosen, words.size_mm)
 
 
 def _path(canvas: Any, points: Floats, *, is_closed: bool) -> Any:

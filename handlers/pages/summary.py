@@ -111,20 +111,19 @@ def _done(result: CaseResult) -> str:
 
 def _of_target(result: CaseResult, target: TargetResult) -> Statement:
     called = f"{name(target.source_roi.name)} (ROI {target.source_roi.number})"
-    refined = target.refinement.refined
-    drawn_cm3 = target.drawn.volume_cm3
-    if refined is None:
+    drawn_cm3, refined_cm3 = target.drawn_cm3, target.refined_cm3
+    if refined_cm3 is None:
         why = sentence("; ".join(target.refinement.reasons)) or "No reason is told."
         lead = (
             f"{called}: no change is proposed, the drawn contour of {number(drawn_cm3, 2)} cm³ "
             "stands."
         )
         return Statement(why, Tone.CAUTION, lead)
-    change = refined.volume_cm3 - drawn_cm3
+    change = refined_cm3 - drawn_cm3
     percent = f" ({number(100 * change / drawn_cm3, 0, is_signed=True)} %)" if drawn_cm3 else ""
     lead = (
         f"{called}: a refined contour is proposed as {name(target.refined_roi_name or '')}: "
-        f"{number(drawn_cm3, 2)} to {number(refined.volume_cm3, 2)} cm³, "
+        f"{number(drawn_cm3, 2)} to {number(refined_cm3, 2)} cm³, "
         f"{number(change, 2, is_signed=True)} cm³{percent}."
     )
     confidence = target.refinement.confidence

@@ -31,20 +31,19 @@ MOST_BESIDE, NEAREST = 24, 20
 
 
 def volume_table(target: TargetResult) -> Table:
-    """Return volumes drawn and refined, by each method, and of what lies in them."""
+    """Return volumes drawn and refined, by each method, and of what lies in them.
+
+    First comes that of the contours, which is what other systems find.
+    """
     refined = target.refinement.refined
     metrics = target.metrics
-    rows: list[tuple[str, ...]] = [
-        _pair(
-            "Volume, voxels",
-            target.drawn.volume_cm3,
-            None if refined is None else refined.volume_cm3,
-        )
-    ]
+    rows: list[tuple[str, ...]] = []
     for method, label in VOLUME_METHODS.items():
         drawn = metrics.get(f"volume_{method}_reference_cm3", target.volumes_cm3.get(method))
         if drawn is not None:
             rows.append(_pair(label, drawn, metrics.get(f"volume_{method}_evaluated_cm3")))
+    voxels_cm3 = None if refined is None else refined.volume_cm3
+    rows.append(_pair("Volume, voxels", target.drawn.volume_cm3, voxels_cm3))
     for content in target.contents:
         named = f" ({', '.join(name(each) for each in content.structures)})"
         label = f"{str(content.cause).capitalize()} inside{named if content.structures else ''}"
@@ -212,7 +211,7 @@ def further_words(target: TargetResult) -> list[Block]:
         told.append(f"Found around it, contoured by nobody: {found}.")
     told += [
         f"Made from it: {name(d.name)} ({d.interpreted_type}, "
-        f"{said('_cm3', d.mask.volume_cm3)}), {d.description}"
+        f"{said('_cm3', d.volume_cm3)}), {d.description}"
         for d in target.derived
     ]
     return [Statement(" ".join(told), Tone.NOTE)] if told else []

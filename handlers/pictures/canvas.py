@@ -107,13 +107,17 @@ class Canvas:
         strokes = [
             s for line in polylines for s in ([line] if dash is None else _dashed(line, dash))
         ]
+        part = _part_with(strokes, width / 2 + HALO_PIXELS, (columns, rows))
+        if part is None:
+            return
+        x0, y0, x1, y1 = part
         inks = []
         for wide in (width + 2 * HALO_PIXELS, width):
-            ink = Image.new("L", (columns * FINER, rows * FINER))
+            ink = Image.new("L", ((x1 - x0) * FINER, (y1 - y0) * FINER))
             draw = ImageDraw.Draw(ink)
             for stroke in strokes:
                 # the centre of pixel 0 lies half a pixel from the border
-                at = (stroke + 0.5) * FINER - 0.5
+                at = (stroke + 0.5) * FINER - 0.5 - (x0 * FINER, y0 * FINER)
                 draw.line(
                     [(float(x), float(y)) for x, y in at],
                     fill=255,
@@ -121,8 +125,8 @@ class Canvas:
                     joint="curve",
                 )
             inks.append(np.asarray(ink.reduce(FINER)))
-        self._lay(inks[0], (0, 0, 0), HALO_OPACITY, (left, top))
-        self._lay(inks[1], color, 1.0, (left, top))
+        self._lay(inks[0], (0, 0, 0), HALO_OPACITY, (left + x0, top + y0))
+        self._lay(inks[1], color, 1.0, (left + x0, top + y0))
 
     def _lay(
         self, ink: npt.NDArray[np.uint8], color: Rgb, opacity: float, at: tuple[int, int]
@@ -210,6 +214,21 @@ def _drawable(character: str) -> str:
         return ""
     bare = "".join(c for c in unicodedata.normalize("NFKD", character) if c in _known())
     return bare or "?"
+
+
+def _part_with(
+    strokes: Sequence[Floats], reach: float, size: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """Return the columns and rows, first and end of each, that strokes can touch; None: none."""
+    if not strokes:
+        return None
+    points = np.concatenate(strokes)
+    # a corner may stick out, and all is rounded: three pixels more
+    low = np.maximum(0, np.floor(points.min(axis=0) - reach) - 3).astype(int)
+    high = np.minimum(size, np.ceil(points.max(axis=0) + reach) + 4).astype(int)
+    if (low >= high).any():
+        return None
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def _dashed(line: Floats, dash: tuple[float, float]) -> list[Floats]:
