@@ -155,7 +155,8 @@ def _interpolated(
     part = (at - low).astype(np.float32)
     values = np.zeros((len(at), volume.shape[-1]), dtype=np.float32)
     for corner in product((0, 1), repeat=3):
-        shares = np.where(np.array(corner) == 1, part, 1 - part).prod(axis=1)
+        each = np.where(np.array(corner) == 1, part, 1 - part)
+        shares = each[:, 0] * each[:, 1] * each[:, 2]
         values += shares[:, None] * volume[tuple((low + corner).T)]
     nearest = np.rint(at).astype(np.int64)
     slopes = np.empty((len(at), volume.shape[-1], 3), dtype=np.float32)

@@ -187,7 +187,19 @@ def _information(ct_classes: Volume, mr_classes: Volume, least_overlap: float) -
     """Return mutual information times overlap for every offset of the MR lattice.
 
     Entry (k, j, i) belongs to the MR lattice beginning at CT index (k, j, i) - (MR shape - 1).
+
+    Raises:
+        MemoryError: The machine has too little.
     """
+    try:
+        return _information_at_all_offsets(ct_classes, mr_classes, least_overlap)
+    except RuntimeError as error:  # how scipy tells that its threads got no memory
+        raise MemoryError from error
+
+
+def _information_at_all_offsets(
+    ct_classes: Volume, mr_classes: Volume, least_overlap: float
+) -> Volume:
     full = [a + b - 1 for a, b in zip(ct_classes.shape[1:], mr_classes.shape[1:], strict=True)]
     size = [fft.next_fast_len(n, real=True) for n in full]
     axes = (1, 2, 3)
