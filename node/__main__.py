@@ -11,7 +11,6 @@ import tempfile
 import threading
 import traceback
 from dataclasses import asdict, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,22 +19,28 @@ from rich.table import Table
 
 from node import process as processing
 from node.case_job import software_version
+from node.commands.backup import add_commands as add_backup_commands
 from node.commands.cases import cases_app
 from node.commands.cohort import add_commands as add_cohort_commands
 from node.commands.limits import add_commands as add_limit_commands
 from node.commands.lint import add_commands as add_lint_commands
 from node.commands.peers import add_commands as add_peer_commands
 from node.commands.query import add_commands as add_query_commands
+from node.commands.retention import add_commands as add_retention_commands
+from node.commands.users import add_commands as add_user_commands
+from node.commands.worker import add_commands as add_worker_commands
 from node.compute_job import summary_lines
 from node.config import Config, read_config
 from node.console import (
     ERR,
     FAILED,
     OUT,
+    PRIVATE,
     STOPPED,
     WRONG_USE,
     ConfigOption,
     JsonOption,
+    LogLevel,
     clean,
     findings_told,
     print_json,
@@ -44,19 +49,6 @@ from node.console import (
 )
 from node.errors import ConfigError, NodeError
 from node.log import configure_logging
-
-PRIVATE = 0o027
-"""What others may not do with the files of the node: patients are named in them."""
-
-
-class LogLevel(StrEnum):
-    """Severities of the log."""
-
-    DEBUG = "DEBUG"
-    INFO = "INFO"
-    WARNING = "WARNING"
-    ERROR = "ERROR"
-
 
 app = typer.Typer(
     help="Registers MR to the planning CT, proposes a refined target, sends the results back. "
@@ -71,6 +63,10 @@ add_query_commands(app)
 add_lint_commands(app)
 add_limit_commands(app)
 add_cohort_commands(app)
+add_retention_commands(app)
+add_backup_commands(app)
+add_user_commands(app)
+add_worker_commands(app)
 
 
 @app.command()
@@ -87,7 +83,7 @@ def serve(
     os.umask(PRIVATE)
     configure_logging(log_level, as_json=True)
     stopping = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(name, lambda _number, _frame: stopping.set())
     node = Node(settings)
     port = node.start()
@@ -112,7 +108,8 @@ def _announce(config: Config, port: int, web_port: int) -> None:
             f"protocol  {protocol.name}: targets {', '.join(protocol.targets)}; sends to {to}"
         )
     if web_port:
-        OUT.print(f"page      http://{config.web.host}:{web_port}")
+        scheme = "https" if config.web.speaks_tls else "http"
+        OUT.print(f"page      {scheme}://{config.web.host}:{web_port}")
     OUT.print(f"data      {config.node.data.resolve()}")
     if config.origin == "defaults":
         OUT.print("no configuration file: only this machine may send (loopback)")
@@ -268,11 +265,20 @@ def commission(
 
 
 @app.command()
-def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check configuration, port, disk, clock and peers; say what to mend."""
+def doctor(
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(help="Look at an export instead: files or folders that were to form a case."),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check configuration, port, disk, clock and peers, or exported files; say what to mend."""
     from node.doctor import run_checks  # likewise
+    from node.doctor_files import check_files
 
-    checks = run_checks(read_config(config), echo_timeout_s=5.0)
+    settings = read_config(config)
+    checks = check_files(settings, files) if files else run_checks(settings, echo_timeout_s=5.0)
     if as_json:
         print_json([asdict(check) for check in checks])
     else:

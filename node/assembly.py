@@ -10,10 +10,9 @@ judges pixel data (that is `handlers.decode`). No text in here holds a patient's
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from fnmatch import fnmatchcase
 from operator import attrgetter
 
 from handlers.values import Severity
@@ -41,6 +40,7 @@ from node.holdings import (
 )
 from node.other_ct import JoinedCt, OtherCt, choose_other_ct
 from node.planned import Planned, doses_without_ct, planned_on
+from node.protocol_fit import choose_protocol, rank
 
 __all__ = ["AssemblyFinding", "CaseProposal", "Patience", "StoredInstance", "assemble"]
 
@@ -50,8 +50,8 @@ LEAST_MR_IMAGES = 3
 ASK_AGAIN_S = 2.0
 """How soon to look again at a case whose objects come over an open association."""
 
-MOST_NAMES = 20
-"""ROI names that a text lists before it only counts."""
+NO_CHOICE: Mapping[str, str] = {}
+"""Every structure set falls under the protocol that fits it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,7 @@ def assemble(
     patience: Patience,
     now: datetime,
     elsewhere: Elsewhere = NOTHING_KNOWN,
+    chosen: Mapping[str, str] = NO_CHOICE,
 ) -> tuple[CaseProposal, ...]:
     """Return every case that the objects of one patient, or of a study, form or begin to form.
 
@@ -155,6 +156,7 @@ def assemble(
         now: The time, aware UTC.
         elsewhere: What peers said of these objects' series; what was fetched from them as a prior
             starts no case of its own.
+        chosen: Protocol by SOP Instance UID of those structure sets for which an operator chose.
 
     Returns:
         The cases by CT series and structure set; the same for any order of `instances`.
@@ -165,7 +167,7 @@ def assemble(
         if structure_set.header.series_instance_uid in elsewhere.prior_series:
             continue
         drawn_on = held.drawn_on[structure_set.header.sop_instance_uid]
-        protocol, objection = _choose_protocol(structure_set.header, protocols)
+        protocol, objection = choose_protocol(structure_set.header, protocols, chosen)
         if protocol is not None and not is_drawn_elsewhere(drawn_on):
             about = structure_set, protocol, objection, drawn_on
             case = _case(*about, held, elsewhere, patience, now)
@@ -303,32 +305,6 @@ def _ambiguity(header: InstanceHeader, drawn_on: Sequence[Series]) -> str:
     )
 
 
-def _rank(names: Sequence[str], patterns: Sequence[str]) -> int | None:
-    """Return the place of the first pattern that matches one of the names, ignoring case."""
-    folded = [name.strip().lower() for name in names]
-    for place, pattern in enumerate(patterns):
-        if any(fnmatchcase(name, pattern.lower()) for name in folded):
-            return place
-    return None
-
-
-def _choose_protocol(
-    header: InstanceHeader, protocols: Sequence[Protocol]
-) -> tuple[Protocol | None, str]:
-    names = (header.structure_set_label, header.series_description)
-    fitting = [each for each in protocols if _rank(names, each.structure_sets) is not None]
-    for protocol in fitting:
-        if _rank(header.roi_names, protocol.targets) is not None:
-            return protocol, ""
-    if not fitting:
-        return None, ""
-    wanted = ", ".join(dict.fromkeys(name for each in fitting for name in each.targets))
-    shown = ", ".join(header.roi_names[:MOST_NAMES]) or "none"
-    if (more := len(header.roi_names) - MOST_NAMES) > 0:
-        shown += f" and {more} more"
-    return fitting[0], f"no ROI is a target: the structure set has {shown}; wanted is {wanted}"
-
-
 def _choose_mr(
     ct: Series | None, header: InstanceHeader, protocol: Protocol, held: Holdings
 ) -> _Joined:
@@ -349,8 +325,8 @@ def _choose_mr(
             text = f"{mr.name} left out: it has the CT's Patient ID, but {different} differ"
             findings.append(AssemblyFinding("mr_identity_conflict", Severity.WARNING, text))
             continue
-        rank = _rank((mr.description,), protocol.mr)
-        if reason := _unfit_mr(mr, rank, ct.taken_on if ct else None, protocol):
+        place = rank((mr.description,), protocol.mr)
+        if reason := _unfit_mr(mr, place, ct.taken_on if ct else None, protocol):
             text = f"{mr.name} left out: {reason}"
             findings.append(AssemblyFinding("mr_left_out", Severity.INFO, text))
             continue
@@ -362,16 +338,16 @@ def _choose_mr(
         if ct and mr.name_words and ct.name_words and mr.name_words.isdisjoint(ct.name_words):
             text = f"{mr.name}: Patient ID agrees with the CT's, the patient's name does not at all"
             findings.append(AssemblyFinding("mr_name_differs", Severity.WARNING, text))
-        accepted.append((rank or 0, mr.description, mr.uid, mr))
+        accepted.append((place or 0, mr.description, mr.uid, mr))
     series = tuple(row[-1] for row in sorted(accepted, key=lambda row: row[:3]))
     images = tuple(image for each in series for image in each.images)
     return _Joined(series, images, tuple(forming), tuple(findings))
 
 
-def _unfit_mr(mr: Series, rank: int | None, ct_taken_on: date | None, protocol: Protocol) -> str:
+def _unfit_mr(mr: Series, place: int | None, ct_taken_on: date | None, protocol: Protocol) -> str:
     if not mr.images:
         return "it holds localizers only"
-    if rank is None:
+    if place is None:
         return f"its description matches none of {', '.join(protocol.mr)}"
     if mr.taken_on and ct_taken_on:
         days = abs((mr.taken_on - ct_taken_on).days)

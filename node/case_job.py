@@ -30,7 +30,13 @@ def software_version() -> str:
 
 
 def case_job(
-    proposal: CaseProposal, protocol: Protocol, config: Config, *, root: str, created: datetime
+    proposal: CaseProposal,
+    protocol: Protocol,
+    config: Config,
+    *,
+    root: str,
+    created: datetime,
+    with_view: bool = False,
 ) -> Job:
     """Return the job that computes a complete case.
 
@@ -41,6 +47,7 @@ def case_job(
             the destinations are, for the results are judged by that before they are sent.
         root: Folder to which the objects' paths are relative.
         created: Date and time of everything that will be made.
+        with_view: Whether somebody may look at the case on the page.
     """
     settings = _settings(protocol, config)
     structure_set = next(
@@ -75,6 +82,7 @@ def case_job(
         second_opinion=None if outliner is None else outliner.settings(),
         destinations=_destinations(protocol),
         delivery_give_up_h=protocol.delivery_give_up_h,
+        with_view=with_view,
     )
 
 

@@ -40,6 +40,7 @@ from handlers.refinement import RefinementSettings
 from handlers.registration import RegistrationSettings
 from handlers.report import metrics_document
 from handlers.results import CaseResult
+from handlers.surface_file import surface_file_name, surface_text
 from handlers.values import Case, Finding, Severity
 from node import protocol
 from node.compute_job import (
@@ -56,6 +57,8 @@ from node.gate import GateError, findings_of_sources, judge
 from node.limit_tables import limits_of, names_of
 from node.outline_program import PROGRAM
 from node.second_opinion import consult
+from node.view_files import VIEW_FOLDER, write_view
+from node.viewing import on_ct_of_result, view_of_result_set
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that this process gets when its parent dies."""
@@ -69,7 +72,7 @@ def compute(job: Job, out: Path) -> Outcome:
         GateError: What was made would be refused.
     """
     _tell("decode")
-    datasets = _datasets(job)
+    datasets = datasets_of(job)
     decoded = decode_case(datasets)
     planned = _planned(datasets)
     moved = (*decoded.mr.values(), *decoded.other_ct.values())
@@ -89,6 +92,7 @@ def compute(job: Job, out: Path) -> Outcome:
         parameters=json.dumps(job.settings.model_dump(), sort_keys=True),
     )
     report = _report(result, sources, authorship, job, out)
+    surfaces = _surfaces(result, out)
     results: dict[str, str] = {}
     for name, dataset in encode_result_set(result, sources, authorship, report):
         path = out / name
@@ -103,9 +107,11 @@ def compute(job: Job, out: Path) -> Outcome:
     )
     # the report is among what was judged: what comes of that stands in the metrics alone
     result = replace(result, findings=(*result.findings, *judged))
-    files = sorted([*results.values(), *REPORT_FILES])
+    files = sorted([*results.values(), *REPORT_FILES, *surfaces])
     document = metrics_document(result, job.case) | {"files": files}
     _write(out / METRICS_FILE, json.dumps(document, indent=1))
+    if job.with_view:
+        _leave_view(decoded, result, out)
     summary = {
         "registrations": [
             {key: r[key] for key in ("kind", "status", "uncertainty_mm", "reasons")}
@@ -120,6 +126,15 @@ def compute(job: Job, out: Path) -> Outcome:
     return Outcome(kind="done", results=results, summary=summary)
 
 
+def _leave_view(decoded: DecodedCase, result: CaseResult, out: Path) -> None:
+    """Write what the page shows; a case does not fail because it cannot be looked at."""
+    try:
+        view = view_of_result_set(replace(decoded, case=result.case), on_ct_of_result(result), out)
+        write_view(view, out.parent / VIEW_FOLDER)
+    except Exception as error:  # noqa: BLE001 - the result set is whole, and that is what counts
+        _write_trace(error)
+
+
 def _report(
     result: CaseResult, sources: Sources, authorship: Authorship, job: Job, out: Path
 ) -> bytes:
@@ -130,6 +145,16 @@ def _report(
     for name, form in zip(REPORT_FILES, forms, strict=True):
         _write_bytes(out / name, form)
     return forms[0]
+
+
+def _surfaces(result: CaseResult, out: Path) -> list[str]:
+    """Write the surface of each target that was refined; return the names of the files."""
+    names = []
+    for number, target in enumerate(result.targets, start=1):
+        if target.surface_map is not None:
+            names.append(surface_file_name(number))
+            _write(out / names[-1], surface_text(target.surface_map))
+    return names
 
 
 def _result(case: Case, job: Job) -> CaseResult:
@@ -179,7 +204,12 @@ def _uid_seed(job: Job, result: CaseResult) -> str:
     return digest.hexdigest()
 
 
-def _datasets(job: Job) -> CaseDatasets:
+def datasets_of(job: Job) -> CaseDatasets:
+    """Return the objects of a job, read from their files.
+
+    Raises:
+        HandlerError: One is not there any more, or cannot be read.
+    """
     root = Path(job.root)
     others = job.other_ct
     return CaseDatasets(
@@ -292,7 +322,7 @@ def _sources(decoded: DecodedCase, planned: tuple[pydicom.Dataset, ...]) -> Sour
 def main(arguments: Sequence[str]) -> int:
     """Run the job that the first argument names, for the parent of the second argument's number."""
     job_file = Path(arguments[0])
-    _die_with_parent(int(arguments[1]))
+    die_with_parent(int(arguments[1]))
     job = Job.model_validate_json(job_file.read_text(encoding="utf-8"))
     _limit_memory(job)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -334,13 +364,17 @@ def _outcome(job: Job, out: Path) -> Outcome:
         )
     except Exception as error:  # noqa: BLE001 - the boundary of the process: every end is recorded
         # the text of a foreign error may quote a value, and that value may be a name: not kept
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        sys.stderr.write(f"{frames}{type(error).__name__}\n")
+        _write_trace(error)
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}:{last.lineno}"
         return Outcome(
             kind="failed", reasons=(f"internal error {type(error).__name__} at {place}",)
         )
+
+
+def _write_trace(error: Exception) -> None:
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    sys.stderr.write(f"{frames}{type(error).__name__}\n")
 
 
 def _read(root: Path, paths: Sequence[str]) -> list[pydicom.Dataset]:
@@ -381,7 +415,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies, however that happens."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

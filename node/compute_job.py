@@ -105,6 +105,7 @@ class Job(BaseModel):
         destinations: Which kinds of results are owed to each peer, by the peer's name; like the
             next, not the child's business.
         delivery_give_up_h: How long delivery may take, where the protocol says so.
+        with_view: Whether to leave what the page shows, too, beside the result set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -127,6 +128,7 @@ class Job(BaseModel):
     second_opinion: SecondOpinionSettings | None = None
     destinations: dict[str, tuple[Output, ...]] = {}
     delivery_give_up_h: float | None = None
+    with_view: bool = False
 
 
 class Outcome(BaseModel):

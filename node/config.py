@@ -18,9 +18,12 @@ from pydantic import (
     model_validator,
 )
 
+from node.audit.section import AuditSection, AuditSyslog
+from node.database import address_problem, complete_address, is_postgresql
 from node.errors import ConfigError
 from node.key_problems import key_problems
 from node.limit_tables import LimitTable, own_tables
+from node.notify.section import MailSection, NotifySection, WebhookSection
 from node.outline_program import SecondOpinionSection
 from node.peer import (
     ANY_AE_TITLE,
@@ -53,6 +56,7 @@ from node.protocol import (
     fetch_problems,
     output_problems,
 )
+from node.retention_section import RetentionSection
 from node.web.section import WebSection
 
 __all__ = [
@@ -64,6 +68,7 @@ __all__ = [
     "Peer",
     "Prescription",
     "Protocol",
+    "RetentionSection",
     "Role",
     "SecondOpinionSection",
     "TlsSection",
@@ -86,6 +91,10 @@ class NodeSection(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
     data: File = Path("hilum-data")
     database: str | None = None
+    database_password_file: File | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")] | None = None
+    compute: bool = True
+    heartbeat_limit_s: Annotated[float, Field(ge=6, le=3600)] = 60.0
     quiet_s: NotNegative = 60.0
     incomplete_s: NotNegative | None = None
     mr_wait_h: NotNegative = 168.0
@@ -109,12 +118,30 @@ class NodeSection(Section):
     delivery_give_up_h: Positive = 72.0
     breaker_failures: Annotated[int, Field(ge=1, le=1000)] = 5
     commitment_timeout_h: Positive = 24.0
+    echo_every_min: Annotated[float, Field(ge=0, le=10_080)] = 10.0
 
     @model_validator(mode="after")
     def _check(self) -> "NodeSection":
         if self.ae_title == ANY_AE_TITLE:
             raise ValueError('ae_title "*" is no title for a node; it stands for any sender')
+        problems = []
+        if self.database is not None and (problem := address_problem(self.database)):
+            problems.append(f"database {problem}")
+        if not self.is_shared:
+            if self.database_password_file is not None:
+                problems.append("database_password_file is for PostgreSQL: name it in database")
+            if not self.compute:
+                problems.append(
+                    "compute = false needs workers, and they need PostgreSQL: name it in database"
+                )
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes share the work: the index is in PostgreSQL."""
+        return is_postgresql(self.database)
 
     @property
     def patience_s(self) -> float:
@@ -123,7 +150,13 @@ class NodeSection(Section):
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the index."""
+        """SQLAlchemy URL of the index, with its password.
+
+        Raises:
+            ConfigError: The file of the password cannot be read.
+        """
+        if self.database is not None and self.is_shared:
+            return complete_address(self.database, self.database_password_file)
         return self.database or f"sqlite:///{self.data / 'index.sqlite'}"
 
 
@@ -143,6 +176,9 @@ class Config(Section):
     node: NodeSection = NodeSection()
     tls: TlsSection | None = None
     web: WebSection = WebSection()
+    retention: RetentionSection = RetentionSection()
+    audit: AuditSection = AuditSection()
+    notify: NotifySection = NotifySection()
     second_opinion: SecondOpinionSection | None = None
     peer: Annotated[tuple[Peer, ...], Strict(strict=False)] = ()
     protocol: Annotated[tuple[Protocol, ...], Strict(strict=False)] = ()
@@ -157,6 +193,12 @@ class Config(Section):
             problems.append("no [[protocol]]: without one no case can ever be formed")
         if self.node.delivery_retry_cap_s < self.node.delivery_retry_s:
             problems.append("node.delivery_retry_cap_s is smaller than node.delivery_retry_s")
+        room_mib = self.retention.make_room_below_mib
+        if room_mib is not None and room_mib <= self.node.min_free_mib:
+            problems.append(
+                "retention.make_room_below_mib must be more than node.min_free_mib: below that "
+                "nothing is received"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -230,10 +272,25 @@ def _rooted(config: Config, folder: Path) -> Config:
 
     return config.model_copy(
         update={
-            "node": copied(config.node, "data"),
+            "node": copied(config.node, "data", "database_password_file"),
             "tls": config.tls and copied(config.tls, "certificate", "key", "peer_authorities"),
+            "web": copied(config.web, "certificate", "key"),
             "second_opinion": config.second_opinion
             and copied(config.second_opinion, "weights", "program"),
+            "audit": config.audit.model_copy(
+                update={
+                    "syslog": config.audit.syslog
+                    and copied(config.audit.syslog, "authorities", "certificate", "key")
+                }
+            ),
+            "notify": config.notify.model_copy(
+                update={
+                    "mail": config.notify.mail
+                    and copied(config.notify.mail, "password_file", "authorities"),
+                    "webhook": config.notify.webhook
+                    and copied(config.notify.webhook, "secret_file", "authorities"),
+                }
+            ),
             "peer": tuple(copied(p, "certificate", "passcode_file") for p in config.peer),
         }
     )
@@ -326,7 +383,13 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "node": NodeSection,
     "tls": TlsSection,
     "web": WebSection,
+    "retention": RetentionSection,
     "second_opinion": SecondOpinionSection,
+    "audit": AuditSection,
+    "syslog": AuditSyslog,
+    "notify": NotifySection,
+    "mail": MailSection,
+    "webhook": WebhookSection,
     "peer": Peer,
     "protocol": Protocol,
     "prescription": Prescription,

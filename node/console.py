@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,19 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from node.config import Config, Peer
 from node.errors import NodeError
 from node.index import Index
+
+PRIVATE = 0o027
+"""What others may not do with the files of the node: patients are named in them."""
+
+
+class LogLevel(StrEnum):
+    """Severities of the log."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
 
 FAILED = 1
 WRONG_USE = 2
@@ -64,7 +78,7 @@ def open_index(config: Config) -> Iterator[Index]:
             f"no node has worked in {config.node.data}", hint="name its file with --config"
         )
     index = Index(config.node.database_url)
-    index.create()
+    index.require_tables()
     try:
         yield index
     finally:

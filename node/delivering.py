@@ -5,16 +5,18 @@ of `delivery`, what a peer is asked to keep that of `commitment`.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
+from node.audit.events import Tell, untold
 from node.commitment.committing import Committing
 from node.config import Config, Peer, Role
 from node.delivery import InstanceDelivery, InstanceOutcome, send_instances
 from node.errors import DeliveryError, UnfitObjectError, UnreadableObjectError
-from node.index.deliveries import DeliveryBook, DeliveryKey, Owed
+from node.index.deliveries import DeliveryBook, DeliveryKey, OvertakenError, Owed
 from node.index.standings import StandingBook
 from node.index.states import DeliveryState
+from node.monitoring.delivery_watch import DeliveryWatch
 from node.pauses import pause
 from node.peer_line import PeerLines
 
@@ -33,6 +35,7 @@ class Delivering:
         committing: Has the peers commit to what they got.
         lines: The ways to the peers.
         clock: The time, aware.
+        audit: The audit trail.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Delivering:
         committing: Committing,
         lines: PeerLines,
         clock: Callable[[], datetime],
+        audit: Tell = untold,
     ) -> None:
         self._config = config
         self._deliveries = deliveries
@@ -50,9 +54,15 @@ class Delivering:
         self._committing = committing
         self._lines = lines
         self._clock = clock
+        self._watch = DeliveryWatch(config.node.data, deliveries.index, clock, audit)
 
     def attempt(self, key: DeliveryKey) -> None:
         """Do once what a peer is owed; whatever goes wrong, it is settled or comes again."""
+        begun = self._deliveries.begin(key)
+        if begun is not None:
+            self._attempt(begun)
+
+    def _attempt(self, key: DeliveryKey) -> None:
         owed = self._deliveries.owed(key)
         peer = self._config.peer_named(key.peer)
         if owed is None or peer is None:
@@ -66,6 +76,9 @@ class Delivering:
             return
         try:
             reason = self._step(key, peer, owed)
+        except OvertakenError:
+            LOGGER.warning("delivery.overtaken", extra={"case_id": key.case_id, "peer": key.peer})
+            return
         except DeliveryError as error:
             reason = error.with_hint
             if not error.is_retryable:
@@ -98,13 +111,16 @@ class Delivering:
 
     def give_up(self, key: DeliveryKey, reason: str) -> None:
         """End a delivery that cannot be made."""
-        self.settle(key, DeliveryState.UNDELIVERED, reason)
+        begun = self._deliveries.begin(key)
+        if begun is not None:
+            self.settle(begun, DeliveryState.UNDELIVERED, reason)
 
     def put_off(self, key: DeliveryKey, reason: str, *, state: DeliveryState) -> None:
         """End an attempt that must be repeated after a pause."""
         now = self._clock()
         wait = pause(self._config.node, key.attempt, f"{key.case_id}.{key.peer}")
         self._deliveries.put_off(key, reason, now + wait, now, state=state)
+        self._watch.put_off(key)
         fields = {"case_id": key.case_id, "peer": key.peer, "reason": reason}
         LOGGER.warning("delivery.put_off", extra=fields)
 
@@ -120,6 +136,7 @@ class Delivering:
                 "peer": key.peer,
                 "outcome": str(state),
                 "reason": reason,
+                **self._watch.settled(key, state),
             },
         )
 
@@ -152,7 +169,7 @@ class Delivering:
             DeliveryError: No association came about.
         """
         if owed.state is DeliveryState.PENDING:
-            reason = self._send(key, peer, list(owed.paths.values())) if owed.paths else ""
+            reason = self._send(key, peer, owed.paths) if owed.paths else ""
             left = self._deliveries.owed(key)
             if reason or left is None or left.paths or Role.COMMIT not in peer.roles:
                 return reason
@@ -165,21 +182,27 @@ class Delivering:
             self._note_answer(peer)
         return ""
 
-    def _send(self, key: DeliveryKey, peer: Peer, paths: Sequence[str]) -> str:
+    def _send(self, key: DeliveryKey, peer: Peer, paths: Mapping[str, str]) -> str:
         """Send files, keep every answer; return why some must be sent again, or an empty text.
 
         Raises:
             DeliveryError: No association came about.
         """
-        answers = send_instances(
-            peer,
-            self._config.node.ae_title,
-            [self._config.node.data / path for path in paths],
-            timeout_s=self._config.node.network_timeout_s,
-            on_result=lambda answer: self._record(key, answer),
-            tls=self._config.tls,
-            line=self._lines.to(peer),
-        )
+        self._watch.begins(key, peer, len(paths))
+        try:
+            answers = send_instances(
+                peer,
+                self._config.node.ae_title,
+                [self._config.node.data / path for path in paths.values()],
+                timeout_s=self._config.node.network_timeout_s,
+                on_result=lambda answer: self._record(key, answer),
+                tls=self._config.tls,
+                line=self._lines.to(peer),
+            )
+        except DeliveryError as error:
+            self._watch.not_sent(key, peer, len(paths), str(error))
+            raise
+        self._watch.answered(key, peer, answers, paths)
         reason = next((a.reason for a in answers if a.outcome in _UNANSWERED), "")
         if all(a.outcome in _UNANSWERED for a in answers):
             self._count_failure(peer, reason)

@@ -6,12 +6,13 @@ machine is looked at in `node.doctor_machine`, certificates and passcodes in `no
 """
 
 import errno
+import locale
 import resource
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 
 from node.config import (
     ANY_AE_TITLE,
@@ -19,6 +20,7 @@ from node.config import (
     Config,
     NodeSection,
     Peer,
+    Protocol,
     Role,
     SecondOpinionSection,
     TlsSection,
@@ -35,12 +37,16 @@ from node.doctor_machine import (
     check_native_libraries,
     check_open_files,
     check_python,
+    check_text_encoding,
+    check_time_server,
+    clock_is_followed,
     memory_mib,
 )
 from node.doctor_query import check_queries
-from node.errors import DeliveryError, NodeError
-from node.index import Index
-from node.index.heartbeats import Heartbeats
+from node.doctor_results import check_results
+from node.doctor_sharing import check_sharing
+from node.doctor_upkeep import check_upkeep
+from node.errors import DeliveryError
 from node.outline_program import PROGRAM, check
 
 
@@ -57,8 +63,11 @@ def run_checks(config: Config, *, echo_timeout_s: float) -> tuple[Check, ...]:
         check_python(sys.version_info[:2]),
         *check_native_libraries(),
         *check_data_folder(node.data, node.min_free_mib, node.min_free_percent),
-        check_database(node),
+        *check_upkeep(config, datetime.now(UTC)),
+        *check_sharing(node),
         check_clock(datetime.now().astimezone()),
+        *check_time_server(clock_is_followed()),
+        check_text_encoding(sys.getfilesystemencoding(), locale.getpreferredencoding()),
         check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0], node.max_associations),
         check_memory(memory_mib(), node.compute_memory_mib),
         *check_ports(config, echo_timeout_s=echo_timeout_s),
@@ -72,6 +81,7 @@ def run_checks(config: Config, *, echo_timeout_s: float) -> tuple[Check, ...]:
             checks += pool.map(
                 lambda p: check_peer(p, node.ae_title, echo_timeout_s, config.tls), config.peer
             )
+    checks += check_results(config, timeout_s=echo_timeout_s)
     checks += check_queries(config, timeout_s=echo_timeout_s)
     return tuple(checks)
 
@@ -87,22 +97,6 @@ def check_origin(config: Config) -> Check:
         f"no file given, the defaults apply: loopback only, {counts}",
         "copy deploy/hilum.example.toml, adapt it, and name it with --config",
     )
-
-
-def check_database(node: NodeSection) -> Check:
-    """Tell whether the index can be opened; one that is not there yet is left alone."""
-    name = "database"
-    if node.database is None and not (node.data / "index.sqlite").exists():
-        return Check(name, CheckStatus.OK, "SQLite, made at the first start", "")
-    try:
-        index = Index(node.database_url)
-        index.create()
-        beat = Heartbeats(index).last()
-        index.close()
-    except NodeError as error:
-        return Check(name, CheckStatus.FAIL, str(error), error.hint)
-    lived = f"a node last worked on it at {beat:%Y-%m-%d %H:%M:%S} UTC" if beat else "no node yet"
-    return Check(name, CheckStatus.OK, f"opens; {lived}", "")
 
 
 def check_ports(config: Config, *, echo_timeout_s: float) -> tuple[Check, ...]:
@@ -214,16 +208,34 @@ def check_protocols(config: Config) -> tuple[Check, ...]:
         text = "none is configured: no case can ever be formed"
         return (Check("protocols", CheckStatus.FAIL, text, "add a [[protocol]]"),)
     return tuple(
-        Check(f"protocol {p.name}", CheckStatus.OK, f"results go to {', '.join(p.destinations)}")
-        if p.destinations
-        else Check(
-            f"protocol {p.name}",
-            CheckStatus.WARN,
-            "has no destination: results stay here",
-            "name a peer with the role receive in its destinations",
-        )
-        for p in config.protocol
+        check
+        for place, protocol in enumerate(config.protocol)
+        for check in _check_protocol(protocol, config.protocol[:place])
     )
+
+
+def _check_protocol(protocol: Protocol, earlier: Sequence[Protocol]) -> Iterator[Check]:
+    name = f"protocol {protocol.name}"
+    if protocol.destinations:
+        to = ", ".join(protocol.destinations)
+        yield Check(name, CheckStatus.OK, f"results go to {to}")
+    else:
+        mend = "name a peer with the role receive in its destinations"
+        yield Check(name, CheckStatus.WARN, "has no destination: results stay here", mend)
+    for other in earlier:
+        if _covers(other.structure_sets, protocol.structure_sets) and _covers(
+            other.targets, protocol.targets
+        ):
+            text = f"is never used: whatever fits it fits protocol {other.name} before it"
+            mend = "put the narrower protocol first, or give it structure_sets of its own"
+            yield Check(name, CheckStatus.WARN, text, mend)
+            return
+
+
+def _covers(patterns: Sequence[str], others: Sequence[str]) -> bool:
+    """Tell whether patterns fit everything that others fit; what cannot be told counts as no."""
+    known = {pattern.lower() for pattern in patterns}
+    return "*" in known or known.issuperset(pattern.lower() for pattern in others)
 
 
 def check_second_opinion(section: SecondOpinionSection | None) -> tuple[Check, ...]:

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from node.certificates import CertificateError, read_certificates, validity
-from node.config import FINGERPRINT_PREFIX, Config, Peer, TlsSection, is_loopback
+from node.config import FINGERPRINT_PREFIX, Config, Peer, TlsSection, WebSection, is_loopback
 from node.doctor_machine import Check, CheckStatus
 from node.errors import ConfigError
-from node.tls import file_problems
+from node.tls import file_problems, own_problems, serving_context
 
 SOON = timedelta(days=30)
 """A certificate that ends within this time is pointed out: renewing takes people."""
@@ -29,6 +29,7 @@ def check_access(config: Config, now: datetime) -> tuple[Check, ...]:
         now: The time, aware.
     """
     found = [*_own(config.tls, now)] if config.tls is not None else []
+    found += _of_page(config.web, now)
     for peer in config.peer:
         found += _of_peer(peer, now)
     if found:
@@ -45,6 +46,15 @@ def _own(tls: TlsSection, now: datetime) -> Iterator[Check]:
     yield from _validity("tls.certificate", tls.certificate, now, all_count=True)
     yield from _validity("tls.peer_authorities", tls.peer_authorities, now, all_count=False)
     yield from _secrecy("tls.key", tls.key)
+
+
+def _of_page(web: WebSection, now: datetime) -> Iterator[Check]:
+    if web.certificate is None or web.key is None:
+        return
+    for problem in own_problems(serving_context(), web.certificate, web.key, "web"):
+        yield Check("tls", CheckStatus.FAIL, problem, "without these files the node does not start")
+    yield from _validity("web.certificate", web.certificate, now, all_count=True)
+    yield from _secrecy("web.key", web.key)
 
 
 def _of_peer(peer: Peer, now: datetime) -> Iterator[Check]:
@@ -105,5 +115,8 @@ def _secrecy(key: str, path: Path) -> Iterator[Check]:
     if rights & _OTHERS:
         text = f"{key}: others on this machine may read or change {path}"
         yield Check(
-            "tls" if key == "tls.key" else "passcode", CheckStatus.WARN, text, f"chmod 600 {path}"
+            "tls" if key in ("tls.key", "web.key") else "passcode",
+            CheckStatus.WARN,
+            text,
+            f"chmod 600 {path}",
         )

@@ -4,6 +4,7 @@ Knows neither peers nor protocols: those are `node.doctor`'s. Creates nothing th
 """
 
 import base64
+import ctypes
 import os
 import platform
 import resource
@@ -40,6 +41,13 @@ TESTED_PYTHON = ((3, 11), (3, 13))
 FILES_ALWAYS_OPEN = 128
 FILES_PER_ASSOCIATION = 8
 """Sockets, object files and index of one association, with a margin."""
+
+LEAST_INODES = 100_000
+"""So many objects come in a busy week or two."""
+
+_TIMEX_BYTES = 512
+_TIME_ERROR = 5
+"""More than struct timex takes, and what adjtimex(2) returns for a clock that nobody keeps."""
 
 NATIVE_LIMIT_S = 60.0
 
@@ -167,6 +175,7 @@ def check_data_folder(
         check_sync(sync_ms),
         check_file_clock(datetime.now(UTC), file_time),
         check_free_space(usage.free / BYTES_PER_MIB, wanted_mib),
+        *check_inodes(os.statvfs(place).f_favail, os.statvfs(place).f_files),
     )
 
 
@@ -216,6 +225,48 @@ def check_free_space(free_mib: float, min_free_mib: float) -> Check:
     if free_mib < 2 * min_free_mib:
         return Check("free space", CheckStatus.WARN, text, "free space soon, or move node.data")
     return Check("free space", CheckStatus.OK, text)
+
+
+def check_inodes(free: int, total: int) -> tuple[Check, ...]:
+    """Tell whether so many more files can be made; each object is one."""
+    if not total:  # a file system that makes them as they are needed
+        return ()
+    text = f"{free} more files can be made"
+    if free >= LEAST_INODES:
+        return (Check("inodes", CheckStatus.OK, text),)
+    mend = "remove small files, or make the file system anew with more inodes (mkfs -N)"
+    return (Check("inodes", CheckStatus.FAIL, text, mend),)
+
+
+def check_text_encoding(of_files: str, of_texts: str) -> Check:
+    """Tell whether names of files and texts may hold any character."""
+    text = f"names of files are {of_files}, texts {of_texts}"
+    is_unicode = {of_files.lower().replace("-", ""), of_texts.lower().replace("-", "")} == {"utf8"}
+    if is_unicode:
+        return Check("text encoding", CheckStatus.OK, text)
+    mend = "set LANG=C.UTF-8 for the node (Environment= in its unit)"
+    return Check("text encoding", CheckStatus.WARN, text, mend)
+
+
+def clock_is_followed() -> bool | None:
+    """Return whether the system's clock follows a time server; None: the system does not tell."""
+    try:
+        record = ctypes.create_string_buffer(_TIMEX_BYTES)
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(record)
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else state != _TIME_ERROR
+
+
+def check_time_server(is_followed: bool | None) -> tuple[Check, ...]:
+    """Tell whether the clock is kept right by somebody."""
+    if is_followed is None:
+        return ()
+    if is_followed:
+        return (Check("time server", CheckStatus.OK, "the clock is synchronized"),)
+    text = "the clock is not synchronized: dates of results and quiet periods may be wrong"
+    mend = "let the machine follow a time server (chrony, systemd-timesyncd)"
+    return (Check("time server", CheckStatus.WARN, text, mend),)
 
 
 def check_clock(now: datetime) -> Check:

@@ -169,6 +169,13 @@ class Exchange:
         return None
 
 
+def caller_of(exchange: Exchange) -> tuple[str, str]:
+    """Return AE title and address of who made a request."""
+    requestor = exchange.assoc.requestor
+    title = "" if requestor.primitive is None else requestor.primitive.calling_ae_title
+    return title.strip(), requestor.address or ""
+
+
 def encoded(ds: Dataset, syntax: UID) -> bytes:
     """Return a data set as it goes over the network."""
     content = encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from node.assembly import CaseProposal
+from node.audit.events import AuditEvent, Kind, Tell, untold
 from node.completeness import NOTHING_KNOWN, Elsewhere
 from node.config import Config, Peer
 from node.errors import DeliveryError, QueryError
@@ -25,7 +26,7 @@ from node.index.instances import InstanceBook
 from node.log import IDENTIFIERS
 from node.pauses import pause
 from node.query.dialog import Store
-from node.query.find import Found, Match, Questions, is_askable, open_questions
+from node.query.find import Asked, Found, Match, Questions, is_askable, open_questions
 from node.query.priors import OtherSeries, choose_series, choose_studies, limited
 from node.query.retrieve import Line, Retrieved, Wanted, get, move
 
@@ -57,6 +58,23 @@ FILED_WITHIN_S = 60.0
 """How long objects that were received may take until the index has them."""
 
 
+OTHERS_FILE_WITHIN_S = 10.0
+"""How long objects that another process received may take: what does not come by then is fetched
+again."""
+
+
+def asked_event(peer: Peer, asked: Asked) -> AuditEvent:
+    """Return what the audit trail is told of a question that we put to a peer."""
+    what = {
+        "peer": peer.name,
+        "ae_title": peer.ae_title,
+        "sop_class": asked.sop_class_uid,
+        "level": asked.level,
+        "keys": " ".join(asked.keys),
+    }
+    return AuditEvent(Kind.QUERY_ASKED, "", peer.host, "success", what)
+
+
 class Receiving(Protocol):
     """What takes in objects: `node.scp.StoreScp`."""
 
@@ -77,6 +95,9 @@ class Fetching:
         index: Where they are kept.
         receiving: What takes in objects.
         clock: The time, aware.
+        is_leading: Tells whether it is for this process to ask and fetch, of those that share the
+            index. It asks in vain at most, for another may have asked a moment ago.
+        audit: The audit trail.
     """
 
     def __init__(
@@ -85,12 +106,17 @@ class Fetching:
         index: Index,
         receiving: Receiving,
         clock: Callable[[], datetime],
+        is_leading: Callable[[], bool] = lambda: True,
+        audit: Tell = untold,
     ) -> None:
         self._config = config
+        self._audit = audit
         self._book = FetchBook(index)
         self._instances = InstanceBook(index)
         self._receiving = receiving
         self._clock = clock
+        self._is_leading = is_leading
+        self._is_shared = index.is_shared
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._news: set[str] = set()
@@ -139,7 +165,7 @@ class Fetching:
     def _work(self, peer: Peer) -> None:
         while not self._stopping.is_set():
             try:
-                is_idle = not self.work_once(peer)
+                is_idle = not (self._is_leading() and self.work_once(peer))
             except Exception:
                 if self._stopping.is_set():
                     return  # what it works with is being closed
@@ -313,9 +339,19 @@ class Fetching:
             asked_for = Wanted(study_uid, fetch.series_uid, () if is_whole else missing, patient_id)
             retrieved = self._retrieve(peer, fetch, asked_for)
             self._receiving.wait_until_filed(FILED_WITHIN_S)
+            if self._is_shared:
+                self._wait_for_others(missing)
             self._require(peer, missing, retrieved)
         self._require_as_many(peer, fetch, match, listed)
         return len(missing)
+
+    def _wait_for_others(self, uids: Sequence[str]) -> None:
+        """Wait a while for objects that a peer sent to another process of ours."""
+        deadline_s = time.monotonic() + OTHERS_FILE_WITHIN_S
+        while time.monotonic() < deadline_s and not self._stopping.is_set():
+            if len(self._instances.find_paths(uids)) == len(set(uids)):
+                return
+            self._stopping.wait(POLL_S)
 
     def _retrieve(self, peer: Peer, fetch: Fetch, wanted: Wanted) -> Retrieved:
         node = self._config.node
@@ -375,6 +411,7 @@ class Fetching:
             timeout_s=node.network_timeout_s,
             tls=self._config.tls,
             is_stopping=self._stopping.is_set,
+            on_asked=lambda asked: self._audit(asked_event(peer, asked)),
         )
 
     def _tell(self, patient_key: str) -> None:

@@ -18,7 +18,13 @@ from datetime import datetime
 from node.element_reader import encoded_from_file
 from node.errors import StorageFullError, UnfitObjectError, UnreadableObjectError
 from node.header import InstanceHeader, header_from_bytes
-from node.index.instances import Added, Arrival, AssociationOutcome, InstanceBook
+from node.index.instances import (
+    Added,
+    Arrival,
+    AssociationOutcome,
+    InstanceBook,
+    patient_key_of,
+)
 from node.journal import Journal
 from node.log import IDENTIFIERS
 from node.receipt import Receipt, header_of
@@ -46,6 +52,9 @@ NEWLY_KEPT_S = 60.0
 RETRY_S = 1.0
 """How long to wait after the database refused."""
 
+MOST_STUDIES = 200
+"""Studies of one association that are told apart."""
+
 
 @dataclass(slots=True)
 class Carrier:
@@ -54,10 +63,20 @@ class Carrier:
     Attributes:
         association_id: Its row, once one of its objects is filed.
         counts: Of its objects: `stored`, `known` and `replaced`.
+        contents: How many objects of each SOP class it brought, by patient key, study, and whether
+            they were new; beyond `MOST_STUDIES` under empty names.
     """
 
     association_id: int | None = None
     counts: Counter[str] = field(default_factory=Counter)
+    contents: dict[tuple[str, str, bool], Counter[str]] = field(default_factory=dict)
+
+    def note(self, header: InstanceHeader, *, is_new: bool) -> None:
+        """Note an object that was filed."""
+        key = patient_key_of(header), header.study_instance_uid, is_new
+        if key not in self.contents and len(self.contents) >= MOST_STUDIES:
+            key = "", "", is_new
+        self.contents.setdefault(key, Counter())[header.sop_class_uid] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +119,8 @@ class Filing:
         self._is_filing = self._is_idle = False
         self._in_a_hurry = 0
         """How many wait until everything is filed."""
+        self._came_round_s = time.monotonic()
+        """When the filing thread last took something up, or found nothing to do."""
         self._waiting_since_s = self._last_promise_s = 0.0
         self._due = 0
         """How many of the queue are to be filed without another pause."""
@@ -145,6 +166,39 @@ class Filing:
         }
         if any(counts.values()):
             LOGGER.warning("receiving.recovered", extra=counts)
+
+    def file_for(self, is_silent: Callable[[], bool], now: datetime) -> dict[str, int]:
+        """File what another process promised and did not file; return how many of what that was.
+
+        Filing for the process that `journal` and `node_run` name, which gives no sign of life. Its
+        journal is left as it is: it may be alive and go on, and files are filed once, whoever does.
+
+        Args:
+            is_silent: Tells whether that is still so.
+            now: The time, aware.
+
+        Raises:
+            StorageFullError: No room, or the disk refuses.
+            OSError: The journal cannot be read.
+        """
+        left_open = self._instances.open_associations(self._node_run)
+        position = self._instances.filed_up_to(self._node_run)
+        carriers: dict[str, Carrier] = {}
+        found: list[_Promised] = []
+        for sequence, payload in self._journal.look():
+            if sequence > position:
+                receipt = Receipt.from_bytes(payload)
+                self._store.finish_rename(receipt.spare, receipt.path)
+                carrier = carriers.setdefault(receipt.association, Carrier())
+                found.append(_Promised(sequence, receipt, carrier))
+        if found:
+            self._store.sync_names()
+        for start in range(0, len(found), BATCH):
+            self._file(found[start : start + BATCH])
+        mine = [c.association_id for c in carriers.values() if c.association_id is not None]
+        for association_id in [*left_open, *mine] if is_silent() else mine:
+            self._instances.close_association(association_id, AssociationOutcome.NODE_STOPPED, now)
+        return {"filed": len(found), "associations": len(left_open)}
 
     def _unpromised(self, promised: set[str], sequence: int, now: datetime) -> list[_Promised]:
         """Return objects that were whole and named when a process ended, and never answered.
@@ -237,6 +291,30 @@ class Filing:
         is_full = len(self._queue) >= BACKLOG
         return "too many objects wait for the database" if is_full else ""
 
+    def unfiled(self) -> tuple[int, datetime | None]:
+        """Return how much waits to be filed, and when the oldest of it came."""
+        try:
+            oldest = self._queue[0]
+        except IndexError:
+            return 0, None
+        if isinstance(oldest, _Ended):
+            return len(self._queue), oldest.closed_at
+        return len(self._queue), datetime.fromisoformat(oldest.receipt.received_at)
+
+    def why_stuck(self, limit_s: float) -> str:
+        """Return that nobody files any more, or an empty text.
+
+        A database that refuses is no such trouble: the thread tries it again and again.
+        """
+        if self._is_stopping:
+            return ""
+        if not self._thread.is_alive():
+            return "the thread that files what was received has ended"
+        age_s = time.monotonic() - self._came_round_s
+        if (self._queue or self._is_filing) and age_s > limit_s:
+            return f"the thread that files what was received has been stuck for {age_s:.0f} s"
+        return ""
+
     def refuse_more(self) -> None:
         """Let nobody wait for room any longer: the node is stopping."""
         with self._news:
@@ -283,6 +361,7 @@ class Filing:
     def _run(self) -> None:
         while batch := self._next_batch():
             while not self._is_stopping:
+                self._came_round_s = time.monotonic()
                 try:
                     self._file_all(batch)
                     break
@@ -300,6 +379,7 @@ class Filing:
             self._news.notify_all()
             self._is_idle = True  # before the queue is looked at: who adds to it then sees this
             self._news.wait_for(lambda: self._queue or self._is_stopping)
+            self._came_round_s = time.monotonic()
             self._is_idle = False
             if not self._due:
                 self._waiting_since_s = time.monotonic()
@@ -359,7 +439,8 @@ class Filing:
             else:
                 LOGGER.exception("instance.not_filed", extra={"path": batch[0].receipt.path})
             return
-        for (one, _), what in zip(there, added, strict=True):
+        for (one, arrival), what in zip(there, added, strict=True):
+            one.carrier.note(arrival.header, is_new=what.is_new)
             one.carrier.counts["stored" if what.is_new else "known"] += 1
             one.carrier.counts["replaced"] += what.replaces_other_content
             self._keep_one_copy(one.receipt, what)

@@ -28,6 +28,7 @@ from node.header import (
     scan,
 )
 from node.log import IDENTIFIERS
+from node.monitoring.counts import BYTES, COUNTS, OBJECTS, REFUSALS
 from node.receipt import Receipt
 from node.storage import ObjectStore, ReceivedFile
 
@@ -150,11 +151,14 @@ class IncomingObject:
         if self._file is not None:
             with self._refusing():
                 self._keep(self._file)
+        peer = self._session.peer.name
         if self._refusal is None:
+            COUNTS.add(OBJECTS, peer)
             return conformance.SUCCESS, ""
         status, why = self._refusal
         self._session.counts["refused"] += 1
-        fields = {"status": f"0x{status:04X}", "reason": why, "peer": self._session.peer.name}
+        COUNTS.add(REFUSALS, peer, f"0x{status:04X}")
+        fields = {"status": f"0x{status:04X}", "reason": why, "peer": peer}
         LOGGER.warning("store.refused", extra=fields)
         return status, why[:ERROR_COMMENT_CHARACTERS]
 
@@ -196,6 +200,7 @@ class IncomingObject:
         self._intake.filing.promise(receipt, session.carrier, header)
         self._intake.store.note_recovery()
         session.size_bytes += file.size_bytes - self._start
+        COUNTS.add(BYTES, session.peer.name, amount=file.size_bytes - self._start)
 
     def _scanned(self, file: ReceivedFile) -> ScannedObject | InstanceHeader:
         """Look the data set through: its top level, and where that joins objects, all of it."""

@@ -14,6 +14,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,13 @@ _FRONT = struct.Struct("<LLQ")
 """Length of the payload, CRC-32 of sequence number and payload, sequence number."""
 
 _SUFFIX = ".journal"
+
+FOLDER_PREFIX = "journal-"
+
+
+def journal_folder(data: Path, process: str) -> Path:
+    """Return where in the data folder a receiving process has its journal."""
+    return data / f"{FOLDER_PREFIX}{process}"
 
 
 @dataclass(slots=True)
@@ -97,6 +105,15 @@ class Journal:
                 self._full.append(segment)
             else:
                 path.unlink()  # nothing in it was ever promised
+
+    def look(self) -> Iterator[tuple[int, bytes]]:
+        """Return what another process wrote by now, as `open` does; changes nothing.
+
+        It may be alive, and write, or remove what it has filed itself.
+        """
+        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
+            with suppress(FileNotFoundError):
+                yield from list(_entries(path))
 
     def make_ready(self) -> None:
         """Make room for the first entry, so that it need not wait for that.
@@ -218,6 +235,12 @@ class Journal:
                 self._full.append(segment)
             else:
                 segment.path.unlink(missing_ok=True)
+
+
+def payloads_in(segment: Path) -> Iterator[bytes]:
+    """Yield what the whole entries of one file say, oldest first."""
+    for _sequence, payload in _entries(segment):
+        yield payload
 
 
 def _front(sequence: int, payload: bytes) -> bytes:

@@ -7,6 +7,7 @@ business of `node.transport`.
 
 import logging
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,11 @@ LOGGER = logging.getLogger(__name__)
 
 BACKLOG = 128
 """Connections that the system holds until they are accepted."""
+
+_TCP_INFO = struct.Struct("<8B5I")
+_WAITING_PLACE = 12
+"""Of what Linux tells of a TCP socket, its beginning: of one that listens, the field `tcpi_unacked`
+says how many connections wait to be accepted (tcp(7))."""
 
 
 class AssociationServer:
@@ -80,6 +86,7 @@ class AssociationServer:
         self._open: dict[AcceptedAssociation, None] = {}  # the oldest first
         self._is_full = False
         self._is_stopping = False
+        self._left_waiting_since_s: float | None = None
         self._thread = threading.Thread(target=self._accept_all, name="scp-accept", daemon=True)
 
     def start(self) -> int:
@@ -109,6 +116,24 @@ class AssociationServer:
             waiting = [assoc for assoc in waiting if assoc.is_alive()]
             for assoc in waiting:
                 assoc.cut()
+
+    def why_stuck(self, limit_s: float) -> str:
+        """Return that nobody accepts connections any more, or an empty text.
+
+        To be asked again and again: connections that wait at one look may be accepted by the next.
+        """
+        if self._is_stopping:
+            return ""
+        if not self._thread.is_alive():
+            return "the thread that accepts associations has ended"
+        now_s = time.monotonic()
+        if not _waiting_connections(self._listener):
+            self._left_waiting_since_s = None
+        elif self._left_waiting_since_s is None:
+            self._left_waiting_since_s = now_s
+        elif now_s - self._left_waiting_since_s > limit_s:
+            return "connections wait, and nobody accepts them"
+        return ""
 
     def associations(self) -> list[AcceptedAssociation]:
         """Return those that are open, those that still negotiate included."""
@@ -165,3 +190,12 @@ class AssociationServer:
         if is_full and silent is not None:
             silent.abort(block=False)
         return not is_full or silent is not None
+
+
+def _waiting_connections(listener: socket.socket) -> int:
+    """Return how many connections wait to be accepted; 0 where the system does not tell."""
+    try:
+        told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        return int(_TCP_INFO.unpack(told)[_WAITING_PLACE])
+    except (OSError, AttributeError, struct.error):
+        return 0

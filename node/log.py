@@ -3,7 +3,7 @@
 Our own code never logs an identifier. Three nets lie beneath it: values that were remembered as
 identifiers are masked wherever they occur; the text of foreign exceptions is left out, because it
 may quote a value (their type and place remain); so is the text of what pydicom says. Configures
-the standard `logging` and writes no file.
+the standard `logging` and writes no file; the last lines are kept in memory (`recent_lines`).
 
 Usage: `LOGGER.info("association.closed", extra={"outcome": "released"})`.
 """
@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 from handlers.errors import HandlerError
 from node.errors import NodeError
+from node.recent_lines import RecentLines
 
 LOGGER = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ QUIET_LOGGERS = ("pynetdicom", "pydicom", "highdicom", "sqlalchemy", "apschedule
 """Foreign loggers whose chatter is kept below WARNING."""
 
 _WITHHELD_LOGGERS = ("pydicom", "highdicom", "py.warnings")
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, other ends of lines, and marks that turn the direction of writing."""
+
 _OUR_ERRORS = (NodeError, HandlerError)
 _STANDARD_FIELDS = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", (), None)) | {"message": 0, "asctime": 0}
@@ -124,13 +128,36 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = self._mask.masked_value(_fields(record))
+        fields = self.fields(record)
         if self._as_json:
-            return json.dumps(fields, ensure_ascii=False)
+            return _seen(json.dumps(fields, ensure_ascii=False))
         time, level, event = fields.pop("time"), fields.pop("level"), fields.pop("event")
         trace = fields.pop("traceback", [])
         pairs = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
-        return "\n".join([" ".join((time, f"{level:<7}", event, *pairs)), *trace])
+        line = " ".join((time, f"{level:<7}", event, *pairs))
+        return "\n".join(map(_seen, [line, *trace]))
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return what the line says, without identifiers, in a form that JSON can hold."""
+        found: dict[str, Any] = self._mask.masked_value(_fields(record))
+        return found
+
+
+def _seen(line: str) -> str:
+    """Return a line with what could steer a terminal, or feign a line, as JSON escapes it."""
+    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], line)
+
+
+_RECENT_FORMATTER = LineFormatter(as_json=True, mask=IDENTIFIERS)
+RECENT = RecentLines(_RECENT_FORMATTER.fields)
+"""The process's last lines."""
+
+
+def recent_lines(
+    *, least_level: str = "DEBUG", contains: str = "", limit: int = 200
+) -> list[dict[str, Any]]:
+    """Return the newest lines of this process that fit, oldest first; see `RecentLines.lines`."""
+    return RECENT.lines(least_level=least_level, contains=contains, limit=limit)
 
 
 def configure_logging(
@@ -149,6 +176,7 @@ def configure_logging(
     for old in [h for h in root.handlers if isinstance(h.formatter, LineFormatter)]:
         root.removeHandler(old)
     root.addHandler(handler)
+    root.addHandler(RECENT)
     root.setLevel(logging.WARNING)
     for name in OUR_LOGGERS:
         logging.getLogger(name).setLevel(level)

@@ -24,7 +24,9 @@ from pynetdicom.pdu_primitives import A_P_ABORT, UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from node import conformance
-from node.admission import Admission, Caller, Rejection
+from node.admission import LOCAL_LIMIT_EXCEEDED, Admission, Caller, Rejection
+from node.audit.events import AuditEvent, Kind, Tell, untold
+from node.audit.received import received_events
 from node.config import Config, Peer, Role
 from node.errors import NodeError
 from node.exchange import Exchange
@@ -32,19 +34,18 @@ from node.filing import Filing
 from node.index import Index
 from node.index.instances import AssociationOutcome, InstanceBook
 from node.intake import Announcement, IncomingObject, Intake, Session
-from node.journal import Journal
+from node.journal import Journal, journal_folder
 from node.listener import AssociationServer
+from node.monitoring.counts import ASSOCIATIONS, COUNTS, REJECTIONS
 from node.offered import Service, application_entity, contexts_for
 from node.pdu_stream import Command, LineEndedError
+from node.process_name import SINGLE_NODE
 from node.query.dialog import ReceivedObject
 from node.storage import ObjectStore
 from node.tls import ServerTls
 from node.transport import Limits
 
 LOGGER = logging.getLogger(__name__)
-
-SINGLE_NODE = "node"
-"""Names the receiving process where there is only one; the same after a restart."""
 
 CONGESTED = (2, 3, 1)
 """Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
@@ -77,6 +78,7 @@ class StoreScp:
             that what a crash left is taken up, and another one in each process that shares the
             index.
         services: What is offered besides Storage and Verification.
+        audit: The audit trail.
 
     Raises:
         ConfigError: Certificates or passcodes cannot be used.
@@ -91,11 +93,13 @@ class StoreScp:
         *,
         node_run: str = SINGLE_NODE,
         services: Sequence[Service] = (),
+        audit: Tell = untold,
     ) -> None:
         self._config = config
         self._store = store
         self._clock = clock
-        journal = Journal(store.root / f"journal-{node_run}", store.disk)
+        self._audit = audit
+        journal = Journal(journal_folder(store.root, node_run), store.disk)
         self._filing = Filing(store, journal, InstanceBook(index), node_run)
         self._intake = Intake(config.node, store, self._filing, clock)
         self._admission = Admission(config)
@@ -201,6 +205,27 @@ class StoreScp:
         self._sweeper.start()
         return int(self._plain_server.server_address[1])
 
+    def why_closed(self) -> str:
+        """Return why no associations are admitted now, or an empty text."""
+        if self._refusing.is_set():
+            return "the node is stopping"
+        return self._store.why_closed() or self._filing.why_closed()
+
+    def why_stuck(self, limit_s: float) -> str:
+        """Return what of the receiving side no longer works, or an empty text."""
+        if self._refusing.is_set():
+            return ""
+        listeners = (server.why_stuck(limit_s) for server in list(self._servers))
+        return self._filing.why_stuck(limit_s) or next(filter(None, listeners), "")
+
+    def open_associations(self) -> Counter[str]:
+        """Return how many associations each peer has open, by its name."""
+        return Counter(session.peer.name for session in list(self._sessions.values()))
+
+    def unfiled(self) -> tuple[int, datetime | None]:
+        """Return how much of what came is not in the index yet, and since when the oldest is."""
+        return self._filing.unfiled()
+
     def wait_until_filed(self, timeout_s: float) -> bool:
         """Wait until the index has all that was promised; tell whether that came about in time."""
         return self._filing.wait_until_filed(timeout_s)
@@ -228,8 +253,7 @@ class StoreScp:
             return incoming.finish()
 
         def log() -> None:
-            fields = {**_summary(session, outcome), **_kept(session)}
-            LOGGER.info("association.closed", extra=fields)
+            self._tell_ended(session, outcome, _summary(session, outcome))
 
         try:
             yield keep
@@ -296,26 +320,22 @@ class StoreScp:
         except Exception:
             LOGGER.exception("association.not_judged")
             self._sessions.pop(event.assoc, None)
-            _reject(event.assoc, Rejection(*CONGESTED, "see the log"), _caller(event.assoc))
+            self._reject(event.assoc, Rejection(*CONGESTED, "see the log"), _caller(event.assoc))
 
     def _admit(self, assoc: Any) -> None:
         caller = _caller(assoc)
-        if self._refusing.is_set():
-            _reject(assoc, Rejection(*CONGESTED, "the node is stopping"), caller)
-            return
-        why = self._store.why_closed() or self._filing.why_closed()
+        why = self.why_closed()
         if why:
-            _reject(assoc, Rejection(*CONGESTED, why), caller)
+            self._reject(assoc, Rejection(*CONGESTED, why), caller)
             return
         with self._admitting:
-            open_by_peer = Counter(session.peer.name for session in list(self._sessions.values()))
-            admitted = self._admission.admit(caller, open_by_peer)
+            admitted = self._admission.admit(caller, self.open_associations())
             if isinstance(admitted, Peer):
                 now = self._clock().isoformat()
                 session = Session(admitted, caller.calling_ae, caller.address, now)
                 self._sessions[assoc] = session
         if isinstance(admitted, Rejection):
-            _reject(assoc, admitted, caller)
+            self._reject(assoc, admitted, caller)
         else:
             _confirm_identity(assoc)
             assoc.acceptor.supported_contexts = contexts_for(assoc)
@@ -333,7 +353,8 @@ class StoreScp:
     def _handle_rejected(self, event: _Event) -> None:
         session = self._sessions.pop(event.assoc, None)  # by pynetdicom: too many associations
         if session is not None:
-            _log_rejected("too many associations", session.calling_ae, session.address)
+            how = Rejection(*LOCAL_LIMIT_EXCEEDED, "too many associations")
+            self._tell_rejected(how, session.calling_ae, session.address)
 
     def _handle_primitive(self, event: _Event) -> None:
         session = self._sessions.get(event.assoc)
@@ -368,9 +389,30 @@ class StoreScp:
         summary = _summary(session, outcome)
 
         def log() -> None:
-            LOGGER.info("association.closed", extra={**summary, **_kept(session)})
+            self._tell_ended(session, outcome, summary)
 
         self._filing.end(session.carrier, outcome, self._clock(), log)
+
+    def _tell_ended(
+        self, session: Session, outcome: AssociationOutcome, summary: dict[str, object]
+    ) -> None:
+        """Tell log, counts and audit trail what an association brought; its objects are filed."""
+        COUNTS.add(ASSOCIATIONS, session.peer.name, str(outcome).replace(" ", "_"))
+        LOGGER.info("association.closed", extra={**summary, **_kept(session)})
+        for event in received_events(session, outcome):
+            self._audit(event)
+
+    def _reject(self, assoc: Association, how: Rejection, caller: Caller) -> None:
+        self._tell_rejected(how, caller.calling_ae, caller.address)
+        assoc.acse.send_reject(how.result, how.source, how.reason)
+        assoc.kill()  # returns when the rejection is sent and the connection closed
+
+    def _tell_rejected(self, how: Rejection, calling_ae: str, address: str) -> None:
+        COUNTS.add(REJECTIONS, f"{how.source}.{how.reason}")
+        fields = {"reason": how.why, "calling_ae": calling_ae, "address": address}
+        LOGGER.warning("association.rejected", extra=fields)
+        what = {"reason": how.why}
+        self._audit(AuditEvent(Kind.PEER_REJECTED, calling_ae, address, "failure", what))
 
     # --- services ------------------------------------------------------------------------------
 
@@ -469,17 +511,6 @@ def _confirm_identity(assoc: Any) -> None:
         answer = UserIdentityNegotiation()
         answer.server_response = b""
         assoc.acceptor.add_negotiation_item(answer)
-
-
-def _reject(assoc: Association, how: Rejection, caller: Caller) -> None:
-    _log_rejected(how.why, caller.calling_ae, caller.address)
-    assoc.acse.send_reject(how.result, how.source, how.reason)
-    assoc.kill()  # returns when the rejection is sent and the connection closed
-
-
-def _log_rejected(why: str, calling_ae: str, address: str) -> None:
-    fields = {"reason": why, "calling_ae": calling_ae, "address": address}
-    LOGGER.warning("association.rejected", extra=fields)
 
 
 def _summary(session: Session, outcome: AssociationOutcome) -> dict[str, object]:

@@ -1,44 +1,49 @@
 """The node as a whole: built from a configuration, started, stopped."""
 
-import fcntl
 import logging
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import IO
 
 from node.answering.services import Answering
+from node.audit.events import AuditEvent, Kind, untold
+from node.audit.trail import trail_of
 from node.case_job import software_version
 from node.commitment.committing import Committing
 from node.commitment.holding import held_results
 from node.commitment.reports import ReportDesk
+from node.computing import Computing, work_folder
 from node.config import Config
 from node.delivering import Delivering
 from node.errors import NodeError
 from node.fetching import Fetching
 from node.index import Index
+from node.index.case_labels import label_old_cases
 from node.index.commitments import CommitmentBook
 from node.index.deliveries import DeliveryBook
+from node.index.instances import InstanceBook
 from node.index.runs import RunBook
 from node.index.standings import StandingBook
+from node.membership import SERVE, membership_of
+from node.monitoring.node_vitals import serve_vitals
 from node.peer_line import PeerLines
+from node.process_name import serve_name
 from node.schedule import Schedule
 from node.scp import StoreScp
+from node.shared_folder import require_folder
 from node.storage import ObjectStore
+from node.takeover import Takeover
+from node.web.access.doors import check_way_in
 from node.web.app import make_app
 from node.web.desk import Desk
 from node.web.server import WebServer
-from node.workflow import Workflow
+from node.workflow import ONLY_PROCESS, Workflow
 
 LOGGER = logging.getLogger(__name__)
 
-LOCK_FILE = "node.lock"
-
 
 class Node:
-    """A receiving, computing and delivering node in this process.
+    """A receiving, computing and delivering node in this process, perhaps one of several.
 
     Args:
         config: What it does.
@@ -50,42 +55,77 @@ class Node:
     ) -> None:
         self._config = config
         self._clock = clock
-        data = config.node.data
-        try:
-            data.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(data / LOCK_FILE)
-        except OSError as error:
-            raise NodeError(
-                f"the data folder {data} cannot be used: {error.strerror}",
-                hint="name another with node.data, or give this user the right to write there",
-            ) from error
+        data, is_shared = config.node.data, config.node.is_shared
+        self._name = serve_name(config.node)
         self.web_port = 0
         """Where the page listens, once started; 0: nowhere."""
         self.index = Index(config.node.database_url)
         self.index.create()
+        if is_shared:
+            require_folder(data, self.index)
+        label_old_cases(self.index)
         self._store = ObjectStore(
             data,
             int(config.node.min_free_mib * 1024 * 1024),
             min_free_share=config.node.min_free_percent / 100,
+            owner=self._name.name if is_shared else "",
         )
+        self._trail = trail_of(config, self.index, clock)
+        audit = untold if self._trail is None else self._trail.tell
+        self._membership = membership_of(config, self.index, self._name.name, SERVE, clock)
+        leads = self._membership.is_first
         deliveries, commitments = DeliveryBook(self.index), CommitmentBook(self.index)
         reports = ReportDesk(config, commitments, clock)
         committing = Committing(config, commitments, reports, clock, partial(held_results, config))
         self._lines = PeerLines(config.node.ae_title, tls=config.tls)
         standings = StandingBook(self.index)
-        delivering = Delivering(config, deliveries, standings, committing, self._lines, clock)
-        self._workflow = Workflow(config, RunBook(self.index), deliveries, delivering, clock=clock)
-        self._answering = Answering(config, self._store, self.index, clock)
+        delivering = Delivering(
+            config, deliveries, standings, committing, self._lines, clock, audit
+        )
+        runs = RunBook(self.index)
+        work = work_folder(config.node, self._name.name)
+        self._workflow = Workflow(
+            config,
+            runs,
+            deliveries,
+            computing=Computing(config, runs, clock, work) if config.node.compute else None,
+            delivering=delivering,
+            clock=clock,
+            process=self._name.name if is_shared else ONLY_PROCESS,
+        )
+        self._answering = Answering(config, self._store, self.index, clock, leads, audit)
         services = (reports.service(), *self._answering.services)
-        self._scp = StoreScp(config, self._store, self.index, clock, services=services)
-        self._fetching = Fetching(config, self.index, self._scp, clock)
-        self._schedule = Schedule(config, self.index, self._workflow, clock, self._fetching)
+        name = self._name.name
+        self._scp = StoreScp(
+            config, self._store, self.index, clock, node_run=name, services=services, audit=audit
+        )
+        self._fetching = Fetching(config, self.index, self._scp, clock, leads, audit)
+        takeover = Takeover(
+            self._membership, self._workflow, InstanceBook(self.index), self._store, clock
+        )
+        self._schedule = Schedule(
+            config,
+            self.index,
+            self._workflow,
+            clock,
+            self._fetching,
+            self._membership,
+            takeover if is_shared else None,
+            audit,
+        )
         self._web: WebServer | None = None
         if config.web.enabled:
-            self._web = WebServer(make_app(Desk(config, self.index, clock)), config.web)
+            check_way_in(config.web, self.index)
+            vitals = serve_vitals(self._scp, self._schedule, self._trail, clock)
+            desk = Desk(config, self.index, clock, audit, vitals)
+            self._web = WebServer(make_app(desk), config.web)
 
     def start(self) -> int:
         """Recover what an earlier process left, then work; return the port that listens."""
+        if self._trail is not None:
+            self._trail.start()
+        self._membership.beat()  # before anything of an earlier process of this name is touched
+        self._schedule.finish_removals()
         self._scp.recover()
         self._workflow.launch()
         self._schedule.start()
@@ -97,6 +137,8 @@ class Node:
             raise
         self._fetching.start()
         self._answering.start(self._scp.wait_until_filed)
+        if self._trail is not None:
+            self._trail.tell(AuditEvent(Kind.STARTED))
         LOGGER.info(
             "node.started",
             extra={
@@ -118,23 +160,18 @@ class Node:
         self._schedule.stop()
         self._lines.close()  # a slow peer, or a limited rate, would hold up the stop for hours
         self._workflow.stop()
+        self._leave()
+        if self._trail is not None:
+            self._trail.tell(AuditEvent(Kind.STOPPED))
+            self._trail.stop()
         self.index.close()
-        self._lock.close()
+        self._name.release()
         LOGGER.info("node.stopped")
 
-
-def _locked(path: Path) -> IO[str]:
-    """Return the open lock file; two nodes in one folder would each compute the other's cases."""
-    file = path.open("a", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise NodeError(
-            f"another node already works in {path.parent}",
-            hint="stop it, or give this node another `node.data` folder",
-        ) from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
+    def _leave(self) -> None:
+        if not self._config.node.is_shared:
+            return
+        try:
+            self._membership.leave()
+        except Exception:
+            LOGGER.exception("node.left_without_a_word")  # then the others wait for a while

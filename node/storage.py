@@ -71,8 +71,8 @@ class ReceivedFile:
 
     def __init__(self, store: "ObjectStore", spare: Spare, sop_instance_uid: str) -> None:
         name = hashlib.sha256(f"{sop_instance_uid}\n{spare.path.name}".encode()).hexdigest()
-        self.spare = f"{ObjectStore.SPARE}/{spare.path.parent.name}/{spare.path.name}"
-        self.path = f"{ObjectStore.OBJECTS}/{name[:2]}/{name}.dcm"
+        self.spare = spare.path.relative_to(store.root).as_posix()
+        self.path = f"{ObjectStore.OBJECTS}/{name[:2]}/{name}{store.suffix}"
         self.size_bytes = 0
         self._store = store
         self._spare = spare.path
@@ -141,10 +141,13 @@ class ObjectStore:
         min_free_bytes: What must stay free on the disk.
         min_free_share: Which share of the disk must stay free, 0 to 1.
         disk: The system calls to use.
+        owner: The process that receives into it, where several share the folder: it has spare
+            files of its own and signs what it names. Empty: there is only one.
 
     Attributes:
         root: The data folder.
         disk: The system calls in use.
+        suffix: How the files end that this process names.
         refusals: For `with`; errors of a full or failing disk within become ours.
 
     Raises:
@@ -162,10 +165,12 @@ class ObjectStore:
         *,
         min_free_share: float = 0.0,
         disk: DiskCalls | None = None,
+        owner: str = "",
     ) -> None:
         self.root = root
         self.disk = disk or DiskCalls()
-        self._spare_folder = root / self.SPARE
+        self.suffix = f"-{owner}.dcm" if owner else ".dcm"
+        self._spare_folder = root / self.SPARE / owner
         self._objects = root / self.OBJECTS
         self._min_free_bytes = min_free_bytes
         self._min_free_share = min_free_share
@@ -176,7 +181,7 @@ class ObjectStore:
         try:
             for folder in (*self.spare_folders(), *self._object_folders()):
                 folder.mkdir(parents=True, exist_ok=True)
-            for made in (self._spare_folder, self._objects, root, root.parent):
+            for made in (self._spare_folder, root / self.SPARE, self._objects, root, root.parent):
                 self.disk.sync_directory(made)
         except OSError as error:
             raise refusal(error) from error
@@ -266,10 +271,11 @@ class ObjectStore:
 
     def finish_rename(self, spare: str, path: str) -> bool:
         """Give a promised object its name if a power cut took that; tell whether it is there."""
-        final = self.read_path(path)
-        written = self._spare_folder.joinpath(*PurePosixPath(spare).parts[-2:])
-        if not final.exists() and written.exists():
-            self.disk.rename(written, final)
+        final, written = self.read_path(path), PurePosixPath(spare)
+        if ".." in written.parts or written.parts[:1] != (self.SPARE,):
+            raise ValueError("the path leads out of the store")
+        if not final.exists() and (self.root / written).exists():
+            self.disk.rename(self.root / written, final)
         return final.exists()
 
     def remove_repetition(self, path: str) -> None:
@@ -281,12 +287,15 @@ class ObjectStore:
         return any(path for folder in self.spare_folders() for path in folder.iterdir())
 
     def kept_since(self, seconds: float) -> list[str]:
-        """Return the paths of objects that got their name after a time, in seconds since 1970."""
+        """Return the paths of objects that got their name after a time, in seconds since 1970.
+
+        Only of those that this process named.
+        """
         return [
             f"{self.OBJECTS}/{folder.name}/{entry.name}"
             for folder in self._object_folders()
             for entry in os.scandir(folder)
-            if entry.stat().st_ctime >= seconds
+            if entry.name.endswith(self.suffix) and entry.stat().st_ctime >= seconds
         ]
 
     def sync_names(self) -> None:
@@ -297,8 +306,7 @@ class ObjectStore:
     def recover(self) -> int:
         """Remove what was never promised; return how many half-written files that was.
 
-        To be called when the promised renames are finished, before anything is received, and only
-        where no other process uses the folder.
+        To be called when the promised renames are finished, and before anything is received.
         """
         half_written = 0
         for folder in self.spare_folders():

@@ -11,7 +11,7 @@ limit. Whether a trusted certificate is the one of a peer is the business of `no
 """
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from socket import socket
 from typing import NamedTuple
@@ -154,27 +154,58 @@ def _server_context(settings: TlsSection) -> ssl.SSLContext:
 
 def _configure(context: ssl.SSLContext, settings: TlsSection) -> list[str]:
     """Set up a context of either end; return what is wrong with the files."""
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= _OPTIONS
-    context.set_ciphers(TLS_1_2_SUITES)
+    _restrict(context)
     context.verify_mode = ssl.CERT_REQUIRED
     # each certificate in the file is trusted by itself, even if it was issued by another
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    problems = own_problems(context, settings.certificate, settings.key, "tls")
+    try:
+        _load_authorities(context, settings.peer_authorities)
+    except CertificateError as error:
+        problems.append(_told("tls.peer_authorities", error))
+    return problems
+
+
+def serving_context() -> ssl.SSLContext:
+    """Return a context of a server that speaks what this module speaks, and asks nobody who calls.
+
+    It has no certificate yet.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _restrict(context)
+    return context
+
+
+def _restrict(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= _OPTIONS
+    context.set_ciphers(TLS_1_2_SUITES)
+
+
+def own_problems(context: ssl.SSLContext, certificate: Path, key: Path, section: str) -> list[str]:
+    """Load our certificate and its key; return what is wrong with them, each with its key.
+
+    Args:
+        context: Gets them, if nothing is wrong.
+        certificate: PEM file; its intermediate authorities may follow.
+        key: PEM file.
+        section: Of the configuration, which names both.
+    """
     problems = []
-    for key, load in (
-        ("certificate", lambda: read_certificates(settings.certificate)),
-        ("key", lambda: _read_key(settings.key)),
-        ("peer_authorities", lambda: _load_authorities(context, settings.peer_authorities)),
-    ):
+    files: tuple[tuple[str, Callable[[Path], object], Path], ...] = (
+        ("certificate", read_certificates, certificate),
+        ("key", _read_key, key),
+    )
+    for name, read, path in files:
         try:
-            load()
+            read(path)
         except CertificateError as error:
-            problems.append(_told(f"tls.{key}", error))
+            problems.append(_told(f"{section}.{name}", error))
     if not problems:
         try:
-            _load_own(context, settings)
+            _load_own(context, certificate, key, section)
         except CertificateError as error:
-            problems.append(_told("tls.key", error))
+            problems.append(_told(f"{section}.key", error))
     return problems
 
 
@@ -199,23 +230,21 @@ def _read_key(path: Path) -> None:
         raise CertificateError(f"{path} holds no unencrypted key in PEM form", hint=_OPEN_KEY)
 
 
-def _load_own(context: ssl.SSLContext, settings: TlsSection) -> None:
+def _load_own(context: ssl.SSLContext, certificate: Path, key: Path, section: str) -> None:
     try:
         # a passphrase, though there is none: OpenSSL would otherwise ask at the terminal
-        context.load_cert_chain(settings.certificate, settings.key, password="")
+        context.load_cert_chain(certificate, key, password="")
     except OSError as error:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
         # the last: a key of another kind
         if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
             raise CertificateError(
-                f"{settings.key} does not belong to tls.certificate",
+                f"{key} does not belong to {section}.certificate",
                 hint="name the key that the certificate was made with",
             ) from error
         if reason in ("EE_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"):
-            raise CertificateError(f"tls.certificate is too weak: {_STRONG}") from error
-        raise CertificateError(
-            f"{settings.key} holds no key that can be used", hint=_OPEN_KEY
-        ) from error
+            raise CertificateError(f"{section}.certificate is too weak: {_STRONG}") from error
+        raise CertificateError(f"{key} holds no key that can be used", hint=_OPEN_KEY) from error
 
 
 class Failure(NamedTuple):

@@ -1,53 +1,49 @@
 """A case's life as durable work: what was begun is finished, once, after any crash.
 
 One DBOS workflow computes a revision, one delivers a result set to a peer; the ids of the workflows
-are those of the revision and the delivery, so that starting one twice is harmless. *When* anything
-begins is decided in `schedule`, what a case is in `assembly`.
+are those of the revision and the delivery, so that starting one twice is harmless, in however many
+processes. *When* anything begins is decided in `schedule`, what a case is in `assembly`.
 """
 
 import logging
-import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from dataclasses import astuple
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
-from dbos import DBOS, SetWorkflowID
+from dbos import DBOS, DBOSConfig, SetWorkflowID
 
-from node.compute_job import (
-    OUTCOME_FILE,
-    OUTPUT_FOLDER,
-    RESULTS_FOLDER,
-    Job,
-    Outcome,
-    summary_lines,
-)
+from node.computing import Computing
 from node.config import Config
 from node.delivering import Delivering
-from node.disk import sync_folder
-from node.errors import ComputeError, StorageFullError
 from node.index.deliveries import DeliveryBook, DeliveryKey
 from node.index.runs import RevisionKey, RunBook
-from node.outputs import output_of
-from node.pauses import pause
-from node.supervise import ChildProcesses
 
 LOGGER = logging.getLogger(__name__)
 
 WORK_FORMAT = "1"
 """Version of the durable records; raised only when recorded work cannot be taken up any more."""
 
+ONLY_PROCESS = "local"
+"""Names the process towards DBOS where there is only one."""
+
 COMPUTE_QUEUE = "compute"
 
 POLL_S = 0.5
 """How often DBOS looks into a queue."""
 
-MOST_STARTS = 50
-"""A revision begun this often without an end is suspected of bringing the node down."""
+CONNECTIONS = 5
+"""How many connections to PostgreSQL DBOS keeps in one process."""
 
-WORK_FOLDER = "work"
+ENQUEUED_S = 30.0
+FOUND_S = 5.0
+"""How long work that was enqueued here, or found to be begun, is believed to be under way, unless
+it is done before: then it is looked whether it was broken off."""
+
+STOPPING_S = 10
+"""How long a stop waits until what was broken off is recorded, where others share the work."""
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 """States of a workflow that DBOS does not take up again."""
@@ -60,11 +56,13 @@ class Workflow:
     """The durable work of one process.
 
     Args:
-        config: Limits, peers, waiting times.
+        config: Peers, the database.
         runs: The revisions of the index.
         deliveries: What is owed to peers.
-        delivering: Brings it to them.
+        computing: Computes a revision; None: not in this process.
+        delivering: Brings results to peers; None: not in this process.
         clock: The time, aware.
+        process: Names this process towards DBOS; the same after a restart.
     """
 
     def __init__(
@@ -72,35 +70,34 @@ class Workflow:
         config: Config,
         runs: RunBook,
         deliveries: DeliveryBook,
-        delivering: Delivering,
         *,
+        computing: Computing | None,
+        delivering: Delivering | None,
         clock: Callable[[], datetime],
+        process: str = ONLY_PROCESS,
     ) -> None:
         self._config = config
         self._runs = runs
         self._deliveries = deliveries
         self._clock = clock
+        self._computing = computing
         self._delivering = delivering
-        self._children = ChildProcesses()
+        self._process = process
         self._stopping = threading.Event()
-        self._started: set[str] = set()
+        self._look_at_s: dict[str, float] = {}
+        """When to look again at what is under way and still due (monotonic time)."""
         self._compute, self._deliver = self._workflows()
 
     def launch(self) -> None:
-        """Begin to work, first on what an earlier process left unfinished."""
-        shutil.rmtree(self._folder(WORK_FOLDER), ignore_errors=True)
-        database = self._config.node.database or (
-            f"sqlite:///{(self._config.node.data / 'workflow.sqlite').resolve()}"
-        )
-        DBOS(
-            config={
-                "name": "hilum",
-                "system_database_url": database,
-                "application_version": WORK_FORMAT,
-                "executor_id": "local",
-                "log_level": "WARNING",
-            }
-        )
+        """Begin to work, first on what an earlier process of this name left unfinished."""
+        if self._computing is not None:
+            self._computing.clear()
+        DBOS(config=self._engine())
+        queues = [_delivery_queue(peer.name) for peer in self._config.peer]
+        listened = [] if self._delivering is None else list(queues)
+        if self._computing is not None:
+            listened.append(COMPUTE_QUEUE)
+        DBOS.listen_queues(listened)
         DBOS.launch()
         # its own handler would write past our formatter and its net for identifiers
         engine_logger = logging.getLogger("dbos")
@@ -112,19 +109,50 @@ class Workflow:
             polling_interval_sec=POLL_S,
             on_conflict="always_update",
         )
-        for peer in self._config.peer:
+        for queue in queues:
             DBOS.register_queue(
-                _delivery_queue(peer.name),
+                queue,
                 global_concurrency=1,
                 polling_interval_sec=POLL_S,
                 on_conflict="always_update",
             )
 
+    def _engine(self) -> DBOSConfig:
+        node = self._config.node
+        local = f"sqlite:///{(node.data / 'workflow.sqlite').resolve()}"
+        config: DBOSConfig = {
+            "name": "hilum",
+            "system_database_url": local if node.database is None else node.database_url,
+            "application_version": WORK_FORMAT,
+            "executor_id": self._process,
+            "log_level": "WARNING",
+        }
+        if node.is_shared:
+            config["sys_db_pool_size"] = CONNECTIONS
+            config["sys_db_idle_transaction_timeout_sec"] = node.heartbeat_limit_s
+        return config
+
     def stop(self) -> None:
         """Stop working; what is unfinished goes on at the next launch."""
         self._stopping.set()
-        self._children.stop()
-        DBOS.destroy()
+        if self._computing is not None:
+            self._computing.stop()
+        # others would wait for a sign of life before they took up what is not recorded as ended
+        wait_s = STOPPING_S if self._config.node.is_shared else 0
+        DBOS.destroy(workflow_completion_timeout_sec=wait_s)
+
+    def forget_ended(self, before: datetime, most: int = 1000) -> int:
+        """Forget workflows that ended before a time, a bounded number; return how many."""
+        ended = DBOS.list_workflows(
+            status=list(_ENDED),
+            completed_before=before.isoformat(),
+            limit=most,
+            load_input=False,
+            load_output=False,
+        )
+        if ended:
+            DBOS.delete_workflows([one.workflow_id for one in ended])
+        return len(ended)
 
     def _workflows(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Return the workflows of one attempt each: recorded when begun, begun again after a crash.
@@ -135,11 +163,15 @@ class Workflow:
 
         @DBOS.step(name="compute")
         def compute(*key: Any) -> None:
-            _outlast(lambda: self._compute_attempt(RevisionKey(*key)), self._stopping)
+            assert self._computing is not None  # noqa: S101 - else its queue is not listened to
+            attempt = self._computing.attempt
+            _outlast(lambda: attempt(RevisionKey(*key)), self._stopping)
 
         @DBOS.step(name="deliver")
         def deliver(*key: Any) -> None:
-            _outlast(lambda: self._delivering.attempt(DeliveryKey(*key)), self._stopping)
+            assert self._delivering is not None  # noqa: S101 - likewise
+            attempt = self._delivering.attempt
+            _outlast(lambda: attempt(DeliveryKey(*key)), self._stopping)
 
         @DBOS.workflow(name="compute")
         def compute_workflow(*key: Any) -> None:
@@ -151,151 +183,63 @@ class Workflow:
 
         return compute_workflow, deliver_workflow
 
+    # --- what is due ---------------------------------------------------------------------------
+
     def start_what_is_due(self) -> None:
         """Hand what is due to its queue; to do so twice is harmless."""
         now = self._clock()
+        due: dict[str, tuple[str, Callable[..., Any], tuple[Any, ...]]] = {}
         for revision in self._runs.due(now):
             name = f"compute.{revision.case_id}.{revision.revision}.{revision.attempt}"
-            self._enqueue(name, COMPUTE_QUEUE, self._compute, *astuple(revision))
-        for owed in self._deliveries.due(now):
-            if self._config.peer_named(owed.peer) is None:
-                self._delivering.give_up(owed, "the peer is no longer configured")
+            due[name] = (COMPUTE_QUEUE, self._compute, astuple(revision))
+        delivering = self._delivering
+        for owed in [] if delivering is None else self._deliveries.due(now):
+            if delivering is not None and self._config.peer_named(owed.peer) is None:
+                delivering.give_up(owed, "the peer is no longer configured")
                 continue
             name = f"deliver.{owed.case_id}.{owed.revision}.{owed.peer}.{owed.attempt}"
-            self._enqueue(name, _delivery_queue(owed.peer), self._deliver, *astuple(owed))
+            due[name] = (_delivery_queue(owed.peer), self._deliver, astuple(owed))
+        self._look_at_s = {name: at for name, at in self._look_at_s.items() if name in due}
+        for name, (queue, function, arguments) in due.items():
+            self._enqueue(name, queue, function, *arguments)
 
     def _enqueue(
         self, workflow_id: str, queue: str, function: Callable[..., Any], *arguments: Any
     ) -> None:
-        """Begin a workflow, once in this process.
+        """Begin a workflow, unless it was begun.
 
         What is due although its workflow has ended was broken off by an exception: a stop, or a
-        full disk, before the index could be told. It begins anew under another name. One that an
-        earlier process left unfinished is DBOS's to go on with, and is looked at again: it may end
+        full disk, before the index could be told. It begins anew under another name. One that a
+        process left unfinished is DBOS's to go on with, and is looked at again: it may end
         at once, for the exception may be all that is left of it.
         """
-        if workflow_id in self._started:
+        now_s = time.monotonic()
+        if now_s < self._look_at_s.get(workflow_id, now_s):
             return
         name, broken_off = workflow_id, 0
         while found := DBOS.get_workflow_status(name):
             if found.status not in _ENDED:
+                self._look_at_s[workflow_id] = now_s + FOUND_S
                 return
             broken_off += 1
             name = f"{workflow_id}.{broken_off}"
         with SetWorkflowID(name):
             DBOS.enqueue_workflow(queue, function, *arguments)
-        self._started.add(workflow_id)
+        self._look_at_s[workflow_id] = now_s + ENQUEUED_S
 
-    # --- computing -----------------------------------------------------------------------------
+    # --- other processes -----------------------------------------------------------------------
 
-    def _compute_attempt(self, key: RevisionKey) -> None:
-        """Compute a revision once; whatever goes wrong, it is settled or comes again."""
-        begun = self._runs.begin(key, self._clock())
-        if begun is None:
-            return
-        if begun.times > MOST_STARTS:
-            self._runs.fail(key, f"begun {begun.times} times without an end", self._clock())
-            return
-        most_failures = None
-        try:
-            self._conclude(key, Job.model_validate_json(begun.job))
-        except ComputeError as error:
-            if not self._children.is_stopped:  # a stop is not the case's fault
-                most_failures = self._config.node.compute_attempts
-            reason = error.with_hint
-        except (OSError, StorageFullError) as error:
-            reason = f"the machine is in trouble: {error}"
-        except Exception as error:
-            LOGGER.exception("case.interrupted", extra={"case_id": key.case_id})
-            most_failures = self._config.node.compute_attempts
-            reason = f"internal error {type(error).__name__}"
-        else:
-            return
-        LOGGER.warning("case.put_off", extra={"case_id": key.case_id, "reason": reason})
-        now = self._clock()
-        self._runs.put_off(
-            key,
-            reason,
-            now + pause(self._config.node, key.attempt),
-            now,
-            most_failures=most_failures,
-        )
+    def workers(self) -> set[str]:
+        """Return the processes that began work which has not ended, this one excepted."""
+        found = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+        return {one.executor_id for one in found if one.executor_id} - {self._process}
 
-    def _conclude(self, key: RevisionKey, job: Job) -> None:
-        """Compute a revision and record how it ended.
+    def take_over(self, processes: Collection[str]) -> int:
+        """Give what some processes began back to its queues; return how much that was.
 
-        Raises:
-            ComputeError: The child left no outcome.
+        What they do of it all the same is not believed: see `RevisionKey` and `DeliveryKey`.
         """
-        outcome = self._outcome(key, job)
-        if outcome.kind == "done":
-            out = self._result_folder(key) / OUTPUT_FOLDER
-            self._runs.adopt(
-                key,
-                {
-                    uid: (str((out / name).relative_to(self._config.node.data)), output_of(name))
-                    for uid, name in outcome.results.items()
-                },
-                outcome.summary,
-                job.destinations,
-                self._patience(job),
-                self._clock(),
-            )
-        elif outcome.kind == "rejected":
-            self._runs.reject(key, outcome.reasons, self._clock())
-        else:
-            self._runs.fail(key, "; ".join(outcome.reasons), self._clock())
-        LOGGER.info(
-            "case.finished",
-            extra={
-                "case_id": key.case_id,
-                "revision": key.revision,
-                "outcome": outcome.kind,
-                "objects": len(outcome.results),
-                "verdicts": summary_lines(outcome.summary) or list(outcome.reasons),
-            },
-        )
-
-    def _note_step(self, key: RevisionKey, step: str) -> None:
-        LOGGER.info("case.step", extra={"case_id": key.case_id, "step": step})
-        try:
-            self._runs.note_step(key, step, self._clock())
-        except Exception:
-            # progress is for people: a case does not fail because nobody can watch it
-            LOGGER.exception("case.step_not_noted", extra={"case_id": key.case_id})
-
-    def _patience(self, job: Job) -> timedelta:
-        """Return how long the delivery of a result may take."""
-        hours = job.delivery_give_up_h
-        return timedelta(hours=self._config.node.delivery_give_up_h if hours is None else hours)
-
-    def _outcome(self, key: RevisionKey, job: Job) -> Outcome:
-        """Return how the revision ended, computing it unless its whole result set is there."""
-        final = self._result_folder(key)
-        if not final.exists():
-            folder = self._folder(WORK_FOLDER) / f"{key.case_id}.{key.revision}"
-            outcome = self._children.run(
-                job,
-                folder,
-                timeout_s=self._config.node.compute_timeout_s,
-                on_step=lambda step: self._note_step(key, step),
-            )
-            if outcome.kind != "done":
-                shutil.rmtree(folder, ignore_errors=True)
-                return outcome
-            final.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(final)
-            for changed in (final.parent, final.parent.parent):
-                sync_folder(changed)
-        return Outcome.model_validate_json((final / OUTCOME_FILE).read_text(encoding="utf-8"))
-
-    # --- places --------------------------------------------------------------------------------
-
-    def _folder(self, name: str) -> Path:
-        return self._config.node.data / name
-
-    def _result_folder(self, key: RevisionKey) -> Path:
-        return self._folder(RESULTS_FOLDER) / key.case_id / str(key.revision)
+        return len(DBOS._recover_pending_workflows(sorted(processes)))
 
 
 def _delivery_queue(peer: str) -> str:

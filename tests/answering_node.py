@@ -18,6 +18,7 @@ from pynetdicom.association import Association
 
 from node.answering.services import Answering
 from node.association import CallingEntity
+from node.audit.events import Tell, untold
 from node.config import Config, NodeSection, Peer, Role, TlsSection
 from node.index import Index
 from node.index.case_rows import CASES, RESULTS, REVISIONS, utc_text
@@ -98,6 +99,7 @@ class AnsweringNode:
     section: NodeSection | None = None
     tls: TlsSection | None = None
     port: int = 0
+    audit: Tell = untold
 
     def __post_init__(self) -> None:
         self.index = Index(f"sqlite:///{self.root / 'index.sqlite'}")
@@ -113,9 +115,14 @@ class AnsweringNode:
         self.config = Config(node=section, peer=self.peers, tls=self.tls)
         self.store = ObjectStore(self.root, 0)
         now = lambda: datetime.now(UTC)  # noqa: E731
-        self.answering = Answering(self.config, self.store, self.index, now)
+        self.answering = Answering(self.config, self.store, self.index, now, audit=self.audit)
         self.scp = StoreScp(
-            self.config, self.store, self.index, now, services=self.answering.services
+            self.config,
+            self.store,
+            self.index,
+            now,
+            services=self.answering.services,
+            audit=self.audit,
         )
 
     def adopt(self, *objects: Dataset, case_id: str = "case-1", revision: int = 1) -> None:

@@ -3,12 +3,15 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from node.index import Index
+from node.index.tables import METADATA
 from tests.authority import Authority
+from tests.postgres import PostgresServer, postgres_server, programs
 
 
 def _absent(what: str) -> None:
@@ -16,6 +19,29 @@ def _absent(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what} is absent, and CI must not skip this test")
     pytest.skip(f"{what} is absent")
+
+
+LONGEST_FIRST = (
+    "test_web_browser",
+    "test_machines",
+    "test_process",
+    "test_faults",
+    "test_registration",
+    "test_refinement",
+    "test_lint_gate",
+    "test_encode_peers",
+)
+"""How the names of the files begin that take longest: begun last, one of them would run alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; within a file, and among all others, the order stays."""
+
+    def rank(item: pytest.Item) -> int:
+        ranks = [i for i, name in enumerate(LONGEST_FIRST) if item.path.name.startswith(name)]
+        return min(ranks, default=len(LONGEST_FIRST))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +73,29 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("HILUM_REAL_DATA names no folder with the public data sets")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Return a running PostgreSQL."""
+    if programs() is None:
+        _absent("PostgreSQL (deploy/test.sh installs it)")
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _postgres_index(postgres: PostgresServer) -> Iterator[Index]:
+    index = Index(postgres.database())
+    index.create()
+    yield index
+    index.close()
+
+
+@pytest.fixture
+def postgres_index(_postgres_index: Index) -> Index:
+    """Return an index in PostgreSQL that holds nothing."""
+    names = [t.name for t in METADATA.sorted_tables if t.name != "schema_version"]
+    with _postgres_index.begin() as connection:
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY")
+    return _postgres_index

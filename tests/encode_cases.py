@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -19,6 +20,8 @@ from pydicom.uid import (
 )
 
 from handlers.encode import Authorship, Sources, encode_result_set
+from handlers.encode.identity import ResultSet
+from handlers.encode.sr import encode_report
 from handlers.geometry import Geometry, RigidTransform
 from handlers.results import (
     CaseResult,
@@ -66,10 +69,46 @@ class EncodeCase:
         return replace(self, result=replace(self.result, **changes))  # type: ignore[arg-type]
 
 
-def written(case: EncodeCase) -> dict[str, Dataset]:
-    """Return the result set of a case as a receiver reads it, by file name."""
-    objects = encode_result_set(case.result, case.sources, case.authorship, case.document)
-    return {name: dcmread(BytesIO(bytes_of(ds))) for name, ds in objects}
+def written(case: EncodeCase, *, until: str | None = None, below: str = "") -> dict[str, Dataset]:
+    """Return the result set of a case as a receiver reads it, by file name.
+
+    Args:
+        case: Any.
+        until: Make the objects up to this one only: what comes after it costs the most.
+        below: Write those only whose names begin so.
+    """
+    return _read(files_of(case, until=until, below=below))
+
+
+def files_of(case: EncodeCase, *, until: str | None = None, below: str = "") -> dict[str, bytes]:
+    """Return the files of a result set as they are written, by name; all else as in `written`."""
+    files = {}
+    for name, ds in encode_result_set(case.result, case.sources, case.authorship, case.document):
+        if name.startswith(below):
+            files[name] = bytes_of(ds)
+        if name == until:
+            break
+    return files
+
+
+def standard_results(*, is_prone_oblique: bool = False) -> dict[str, Dataset]:
+    """Return what `written` gives of `build_case`: made once in a process, read anew each time."""
+    return _read(_standard_files(is_prone_oblique))
+
+
+def report_of(case: EncodeCase) -> Dataset:
+    """Return the structured report of a case as a receiver reads it, made by itself."""
+    result_set = ResultSet(case.result, case.sources, case.authorship)
+    return dcmread(BytesIO(bytes_of(encode_report(result_set))))
+
+
+@cache
+def _standard_files(is_prone_oblique: bool) -> dict[str, bytes]:
+    return files_of(build_case(is_prone_oblique=is_prone_oblique))
+
+
+def _read(files: Mapping[str, bytes]) -> dict[str, Dataset]:
+    return {name: dcmread(BytesIO(content)) for name, content in files.items()}
 
 
 def texts_of(item: Dataset) -> list[str]:

@@ -1,5 +1,6 @@
 """A node as a process of its own, as a department runs it; killed and started at will."""
 
+import io
 import os
 import signal
 import socket
@@ -8,17 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pydicom
 from pydicom import Dataset
 
+from node.__main__ import main as hilum_main
 from node.config import Peer, Role
 from node.delivery import InstanceOutcome, send_instances
 from node.index import Index
 from node.index.cases import CaseBook, CaseRecord
+from node.phantom import PhantomStudy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -237,6 +240,43 @@ def run_hilum(*arguments: str) -> "subprocess.CompletedProcess[str]":
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+
+
+def hilum_here(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `hilum` in this process: where words and exit code are the point, not the process.
+
+    A process of its own spends a second or two on imports before it says a word.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    given, sys.argv = sys.argv, ["hilum", *arguments]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            hilum_main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        sys.argv = given
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def without_contrast(study: PhantomStudy) -> PhantomStudy:
+    """Return the study with MR that show nothing: its case is computed in a third of the time.
+
+    For tests of what happens around the computing: such MR are left out, so the case abstains and
+    is delivered without registration and resampled MR.
+    """
+    for series in study.mr.values():
+        for ds in series:
+            ds.PixelData = bytes(len(ds.PixelData))
+    return study
+
+
+RESULTS_WITHOUT_MR = 6
+"""What is delivered then: SEG, RTSTRUCT, SR, PDF, overview, contours."""
 
 
 def write_datasets(datasets: Iterable[Dataset], folder: Path) -> list[Path]:

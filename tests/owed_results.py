@@ -15,6 +15,7 @@ import pydicom
 from pydicom import Dataset, FileMetaDataset, uid
 
 from node.assembly import CaseProposal
+from node.audit.events import Tell, untold
 from node.commitment.committing import Committing
 from node.commitment.holding import held_results
 from node.commitment.reports import ReportDesk
@@ -105,8 +106,9 @@ def owe(
     CaseBook(index).observe(f"patient {case_id}", [proposal(case_id)], {case_id: "{}"}, now)
     runs = RunBook(index)
     (key,) = [k for k in runs.due(now) if k.case_id == case_id]
-    assert runs.begin(key, now) is not None
-    runs.adopt(key, paths, {}, destinations, timedelta(hours=GIVE_UP_H), now)
+    begun = runs.begin(key, now)
+    assert begun is not None
+    runs.adopt(begun.key, paths, {}, destinations, timedelta(hours=GIVE_UP_H), now)
     return {sop_uid: kind for sop_uid, (_, kind) in paths.items()}
 
 
@@ -120,6 +122,7 @@ class OwedResults:
     report_wait_s: float = 0.5
     breaker_failures: int = 3
     tls: TlsSection | None = None
+    audit: Tell = untold
 
     def __post_init__(self) -> None:
         self.config = Config(
@@ -152,7 +155,13 @@ class OwedResults:
         )
         self.lines = PeerLines(self.config.node.ae_title, tls=self.tls)
         self.delivering = Delivering(
-            self.config, self.deliveries, self.standings, self.committing, self.lines, self.clock
+            self.config,
+            self.deliveries,
+            self.standings,
+            self.committing,
+            self.lines,
+            self.clock,
+            self.audit,
         )
 
     def owe(self, case_id: str = "c1", **destinations: Sequence[Output]) -> dict[str, Output]:

@@ -32,7 +32,8 @@ class ReadPdf:
 def read_pdf(pdf: bytes) -> ReadPdf:
     """Read a PDF."""
     objects = {int(number): body for number, body in _OBJECT.findall(pdf)}
-    fonts, embedded = {}, {}
+    fonts: dict[str, dict[int, str] | None] = {}
+    embedded = {}
     for body in objects.values():
         if b"/Type /Font " not in body.replace(b"\n", b" ") + b" ":
             continue
@@ -40,6 +41,8 @@ def read_pdf(pdf: bytes) -> ReadPdf:
         embedded[_name(body, b"/BaseFont")] = _is_embedded(body, objects)
         unicode_map = re.search(rb"/ToUnicode (\d+) 0 R", body)
         fonts[name] = _letters(_stream(objects[int(unicode_map[1])])) if unicode_map else {}
+        if b"-UCS2-H" in body:  # left to the viewer: two bytes for each letter
+            fonts[name] = None
     kids = re.search(
         rb"/Kids \[(.*?)\]", next(b for b in objects.values() if b"/Kids" in b), re.DOTALL
     )
@@ -87,14 +90,18 @@ def _letters(table: bytes) -> dict[int, str]:
     return letters
 
 
-def _words(content: bytes, fonts: Mapping[str, Mapping[int, str]]) -> str:
-    words, letters = [], {}
+def _words(content: bytes, fonts: Mapping[str, Mapping[int, str] | None]) -> str:
+    words: list[str] = []
+    letters: Mapping[int, str] | None = {}
     for font, shown, *_ in _TOKEN.findall(content):
         if font:
             letters = fonts[font.decode()]
         elif shown:
             codes = _ESCAPE.sub(_escaped, shown)
-            words.append("".join(letters.get(code, chr(code)) for code in codes))
+            if letters is None:
+                words.append(codes.decode("utf-16-be"))
+            else:
+                words.append("".join(letters.get(code, chr(code)) for code in codes))
     return " ".join(words)
 
 

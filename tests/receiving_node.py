@@ -16,6 +16,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from node.association import CallingEntity
+from node.audit.events import Tell, untold
 from node.config import Config, NodeSection, Peer, Role, TlsSection
 from node.disk import DiskCalls
 from node.element_reader import encoded_from_file
@@ -44,6 +45,7 @@ class Node:
     tls: TlsSection | None = None
     peers: tuple[Peer, ...] = PEERS
     port: int = 0
+    audit: Tell = untold
 
     def __post_init__(self) -> None:
         self.index = Index(f"sqlite:///{self.root / 'index.sqlite'}")
@@ -54,6 +56,7 @@ class Node:
             self.store,
             self.index,
             lambda: datetime.now(UTC),
+            audit=self.audit,
         )
 
     def rows(self, table: sa.Table) -> list[Any]:

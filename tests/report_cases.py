@@ -117,7 +117,7 @@ def plan_of(
         Prescribed(40.0, 5, "plan"),
         tuple(structures),
         verdicts,
-        ("A_Aorta",),
+        {"A_Aorta": "no table in use has a limit for this organ"},
     )
 
 

@@ -13,7 +13,16 @@ from handlers.dosimetry.reirradiation import OrganRule, ReirradiationSettings
 from handlers.dosimetry.solids import Solid
 from handlers.geometry import RigidTransform
 from handlers.results import Registration, RegistrationStatus
-from handlers.values import Case, CtRole, DoseKind, Finding, PlanDose, Roi, Severity
+from handlers.values import (
+    Case,
+    CtRole,
+    DoseKind,
+    Finding,
+    PlanDose,
+    PlannedTarget,
+    Roi,
+    Severity,
+)
 from tests import two_courses as scene
 
 PLAIN = ReirradiationSettings()
@@ -323,6 +332,8 @@ def planned(plan: PlanDose, **changes: object) -> PlanDose:
         (lambda p: changed(p, summation_type="MULTI_PLAN"), "sum of several plans"),
         (lambda p: changed(p, plan_uids=("1.2.41", "1.2.42")), "sum of several plans"),
         (lambda p: planned(p, fractions=None), "reirradiation.prior_fractions"),
+        (lambda p: planned(p, fractions=None, fraction_groups=2), "2 fraction groups"),
+        (lambda p: planned(p, targets=(PlannedTarget(1, 500.0),)), "prescribes 500 Gy"),
         (lambda p: replace(p, plan=None), "reirradiation.prior_fractions"),
     ],
 )
@@ -344,6 +355,7 @@ def test_prior_course_when_it_has_no_eqd2_is_left_out_with_the_reason(
     [
         (lambda p: changed(p, kind=DoseKind.EFFECTIVE), "EFFECTIVE"),
         (lambda p: planned(p, fractions=None), "prescription.fractions"),
+        (lambda p: planned(p, fractions=None, fraction_groups=2), "2 fraction groups"),
     ],
 )
 def test_current_course_when_it_has_no_eqd2_stops_the_sum(
@@ -467,7 +479,7 @@ def test_fractions_when_no_plan_tells_them_are_those_of_the_protocol(
     found = summed(case, settings=replace(STILL, current_fractions=5, prior_fractions=10))
     check_figures(organ_of(found).figures, scene.Truth(3.0))
     assert [course.fractions_said_by for course in found.courses] == ["protocol", "protocol"]
-    doubts = [text for text in found.reasons if "no one number of fractions" in text]
+    doubts = [text for text in found.reasons if "tells no number of fractions" in text]
     assert len(doubts) == 1, "a plan of the prior course came, none of the current one"
     assert "prior course 1" in doubts[0]
 
@@ -579,6 +591,20 @@ def test_limit_when_there_is_room_is_met(twice: Case) -> None:
     rule = OrganRule("*", limit_gy=500.0)
     organ = organ_of(summed(twice, settings=replace(STILL, organs=(rule,))))
     assert any(text.endswith("met.") for text in organ.reasons)
+
+
+@pytest.mark.parametrize(
+    ("limit_gy", "verdict"), [(500.0, "not evaluable, for some contours"), (10.0, "exceeded by")]
+)
+def test_limit_when_contours_of_the_organ_are_lost_is_not_met(
+    twice: Case, limit_gy: float, verdict: str
+) -> None:
+    """What is lost may have got more than what is left; what exceeds a limit exceeds it."""
+    settings = replace(STILL, organs=(OrganRule("*", limit_gy=limit_gy),))
+    organ = organ_of(summed(twice, settings=settings, doubtful=(ORGAN,)))
+    (told,) = [text for text in organ.reasons if "Cumulative limit" in text]
+    assert verdict in told
+    assert organ.remaining is None
 
 
 def test_limit_when_only_a_shift_exceeds_it_is_met_with_a_warning(twice: Case) -> None:

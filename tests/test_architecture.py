@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from node.__main__ import app
+from node.audit.section import AuditSection, AuditSyslog
 from node.commands.cases import cases_app
 from node.config import (
     Config,
@@ -23,6 +24,7 @@ from node.config import (
     WebSection,
     read_config,
 )
+from node.notify.section import MailSection, NotifySection, WebhookSection
 from node.protocol import (
     MARGIN_KEYS,
     ClipRule,
@@ -95,7 +97,8 @@ def test_example_configuration_when_read_is_valid_and_names_every_key() -> None:
     sections: list[type[BaseModel]] = [
         NodeSection, TlsSection, WebSection, SecondOpinionSection, Peer, Protocol, Prescription,
         TargetSwitch, DerivedRule, ClipRule, OutputRule, FetchRule, DoseRules,
-        ReirradiationRules, ReirradiationOrgan, OrganRule, GeudRule,
+        ReirradiationRules, ReirradiationOrgan, OrganRule, GeudRule, AuditSection, AuditSyslog,
+        NotifySection, MailSection, WebhookSection,
     ]  # fmt: skip
     for section in sections:
         for name, given in section.model_fields.items():
@@ -108,6 +111,8 @@ def test_example_configuration_when_read_is_valid_and_names_every_key() -> None:
         if key not in ("data", "incomplete_s", "database"):
             assert getattr(config.node, key) == getattr(defaults, key), key
     assert config.web == Config().web
+    assert config.audit == Config().audit
+    assert config.notify == Config().notify
 
 
 def lock(name: str) -> str:

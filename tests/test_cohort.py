@@ -13,7 +13,7 @@ from handlers.report import metrics_document
 from node.compute_job import METRICS_FILE, OUTPUT_FOLDER, RESULTS_FOLDER
 from node.receiver import StandInReceiver
 from tests.encode_cases import build_case
-from tests.nodes import free_port, run_hilum
+from tests.nodes import free_port, hilum_here
 from tests.owed_results import owing, receiver
 
 
@@ -137,7 +137,7 @@ class Department:
         self.config.write_text(text)
 
     def cohort(self, *arguments: str) -> Any:
-        return run_hilum("cohort", "--config", str(self.config), *arguments)
+        return hilum_here("cohort", "--config", str(self.config), *arguments)
 
 
 @pytest.fixture(scope="module")

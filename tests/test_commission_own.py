@@ -15,7 +15,7 @@ from node.commission.landmarks import COLUMNS, read_landmarks
 from node.commission.own import OwnPair, read_own_pair
 from node.errors import NodeError
 from node.phantom import PhantomOptions, PhantomStudy, make_study
-from tests.nodes import run_hilum, write_datasets
+from tests.nodes import hilum_here, run_hilum, write_datasets
 from tests.test_commission import pdf_text
 
 MARKED = {
@@ -87,7 +87,7 @@ def test_own_pair_when_it_has_no_mr_is_listed_as_failed(pair: Path, tmp_path: Pa
         if pydicom.dcmread(path, specific_tags=["Modality"]).Modality != "MR":
             shutil.copy(path, folder)
     out = tmp_path / "report"
-    answer = run_hilum("commission", "--out", str(out), "--cases", "0", "--own", str(folder))
+    answer = hilum_here("commission", "--out", str(out), "--cases", "0", "--own", str(folder))
     assert answer.returncode == 1, answer.stderr
     lines = list(csv.DictReader(io.StringIO((out / "report.csv").read_text(encoding="utf-8"))))
     told = {line["what"]: line for line in lines if line["case"] == "own 1"}
@@ -162,7 +162,7 @@ def test_command_when_called_wrongly_ends_with_2(
     table.mkdir()
     (table / "points.csv").write_text("a,b\n", encoding="utf-8")
     given = [a.format(absent=tmp_path / "absent", table=table) for a in arguments]
-    answer = run_hilum("commission", "--out", str(tmp_path / "out"), *given)
+    answer = hilum_here("commission", "--out", str(tmp_path / "out"), *given)
     assert answer.returncode == 2, answer.stderr
     assert words in answer.stderr
     assert not (tmp_path / "out").exists()
@@ -171,7 +171,7 @@ def test_command_when_called_wrongly_ends_with_2(
 def test_command_when_the_folder_holds_something_refuses_it(tmp_path: Path) -> None:
     """A report is never mixed with what lies there already."""
     (tmp_path / "kept.txt").write_text("mine")
-    answer = run_hilum("commission", "--out", str(tmp_path), "--cases", "1", "--small")
+    answer = hilum_here("commission", "--out", str(tmp_path), "--cases", "1", "--small")
     assert answer.returncode == 2
     assert "is not empty" in answer.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]

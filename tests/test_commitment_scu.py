@@ -397,7 +397,9 @@ def test_process_when_it_dies_between_verdict_and_deed_loses_no_object(tmp_path:
         ((transaction_uid, uids),) = peer.asked
         report = Report(frozenset(uids[1:]), {uids[0]: 0x0112})
         assert node.commitments.record_report(["tps"], transaction_uid, report, node.clock())
-        (key,) = node.deliveries.due(node.clock())
+        (due,) = node.deliveries.due(node.clock())
+        key = node.deliveries.begin(due)
+        assert key is not None
         owed = node.deliveries.owed(key)
         assert owed is not None
         with pytest.raises(PowerCutError):

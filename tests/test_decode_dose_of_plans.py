@@ -106,12 +106,26 @@ def test_doses_of_all_fraction_groups_are_summed() -> None:
     check_none(decode(doses=both[:1], plans=plans), "dose.parts_missing", "plan.fraction_groups")
 
 
-def test_dose_of_the_plan_is_preferred_to_its_parts() -> None:
-    """Never both: that would count the dose twice."""
-    doses = [beam(1, 0.004), beam(2, 0.007), fraction_group(1, 0.011), dose("4.9", 0.0112)]
-    decoded = decode(doses=doses, plans=[datasets.plan()])
-    check_sum(decoded, 0.0112, "4.9")
-    assert codes(decoded) == {"dose.parts_unused": Severity.INFO}
+@pytest.mark.parametrize(
+    ("parts", "scaling", "expected"),
+    [
+        ([beam(1, 0.004), beam(2, 0.007)], 0.01105, {"dose.parts_unused": Severity.INFO}),
+        ([beam(1, 0.004), beam(2, 0.007)], 0.0112, {"dose.parts_differ": Severity.WARNING}),
+        ([fraction_group(1, 0.011)], 0.0112, {"dose.parts_differ": Severity.WARNING}),
+        ([beam(1, 0.004)], 0.0112, {"dose.parts_unused": Severity.INFO}),
+    ],
+    ids=["the same", "another calculation", "another of the group", "a beam is missing"],
+)
+def test_dose_of_the_plan_is_preferred_to_its_parts_and_held_to_them(
+    parts: list[Dataset], scaling: float, expected: dict[str, Severity]
+) -> None:
+    """Never both: that would count the dose twice. More than 1 % apart is told."""
+    decoded = decode(doses=[*parts, dose("4.9", scaling)], plans=[datasets.plan()])
+    check_sum(decoded, scaling, "4.9")
+    assert codes(decoded) == expected
+    if "dose.parts_differ" in expected:
+        (told,) = decoded.case.findings
+        assert told.numbers["percent"] == pytest.approx(100 * (1 - 0.011 / 0.0112), rel=1e-3)
 
 
 def shifted(ds: Dataset) -> Dataset:

@@ -99,6 +99,7 @@ def test_number_of_fractions_is_absent_where_no_one_number_holds(ds: Dataset, co
     decoded, found = decode_plan(ds, datasets.STRUCTURE_SET, PATIENT)
     assert decoded is not None
     assert decoded.plan.fractions is None
+    assert decoded.plan.has_several_groups is (code == "plan.fraction_groups")
     assert [(f.code, f.severity) for f in found] == [(code, Severity.WARNING)]
 
 

@@ -16,7 +16,7 @@ from node.config import Role
 from node.index.standings import StandingBook
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.receiver import StandInReceiver
-from tests.nodes import NodeProcess, free_port, run_hilum, wait_for, write_datasets
+from tests.nodes import NodeProcess, free_port, hilum_here, run_hilum, wait_for, write_datasets
 from tests.owed_results import KINDS, owing, receiver, status_with, write_object
 
 CONFIGURATION = """\
@@ -110,12 +110,12 @@ class Operated:
         self.peers = (receiver("tps", tps, Role.COMMIT), receiver("pacs", pacs))
 
     def hilum(self, *arguments: str) -> str:
-        answer = run_hilum(*arguments, "--config", str(self.config))
+        answer = hilum_here(*arguments, "--config", str(self.config))
         assert answer.returncode == 0, answer.stderr
         return answer.stdout
 
     def refused(self, *arguments: str) -> str:
-        answer = run_hilum(*arguments, "--config", str(self.config))
+        answer = hilum_here(*arguments, "--config", str(self.config))
         assert answer.returncode == 1
         assert "Traceback" not in answer.stderr
         return answer.stderr

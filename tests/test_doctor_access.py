@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.config import Config, NodeSection, Peer, Role, TlsSection
+from node.config import Config, NodeSection, Peer, Role, TlsSection, WebSection
 from node.doctor import check_peer, check_peer_table, check_ports, run_checks
 from node.doctor_access import check_access
 from node.doctor_machine import Check
@@ -205,3 +205,19 @@ def test_peer_that_fails_over_tls_is_told_why(authority: Authority, tmp_path: Pa
         everything = config(settings, called, data=tmp_path / "data", min_free_mib=1.0)
         names = [c.name for c in run_checks(everything, echo_timeout_s=PATIENCE_S)]
         assert {"port", "tls port", "tls", "peer tps"} <= set(names)
+
+
+@pytest.mark.peers
+def test_page_with_certificate_is_looked_at_likewise(authority: Authority) -> None:
+    """Files that do not fit, rights, and the end of the certificate that browsers are shown."""
+    own, other = kept_private(authority.issue("page")), authority.issue("other")
+
+    def checked(own: Certified, now: datetime = NOW) -> tuple[Check, ...]:
+        web = WebSection(certificate=own.certificate, key=own.key)
+        return check_access(Config(web=web), now)
+
+    check_found(checked(own), "ok", "not encrypted")
+    check_found(checked(own, NOW + timedelta(days=31)), "warn", "web.certificate ends on")
+    check_found(checked(Certified(own.certificate, other.key)), "fail", "does not belong to web")
+    own.key.chmod(0o644)
+    check_found(checked(own), "warn", "web.key: others on this machine")

@@ -174,6 +174,7 @@ def test_limits_of_the_document_stand_with_verdict_source_and_reason(computed: C
         assert (limit["status"] == "exceeded") is (limit["excess"] is not None)
         assert limit["reason"] or limit["status"] != "not evaluable"
     assert "External" in plan["unmatched_rois"]
+    assert plan["unmatched_reasons"]["External"] == "it is the outline of the body"
     assert not {"GTVn", "Liver"} & set(plan["unmatched_rois"])
 
 

@@ -35,6 +35,7 @@ from tests.encode_cases import (
     bytes_of,
     changed,
     registration,
+    standard_results,
     texts_of,
     written,
 )
@@ -47,9 +48,9 @@ def case() -> EncodeCase:
 
 
 @pytest.fixture(scope="module")
-def objects(case: EncodeCase) -> dict[str, Dataset]:
+def objects() -> dict[str, Dataset]:
     """Its result set, as received."""
-    return written(case)
+    return standard_results()
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_mr_lies_on_the_ct_slices_to_the_last_digit(
 ) -> None:
     """A TPS overlays two series only if their planes agree: the CT's own text is used."""
     case: EncodeCase = request.getfixturevalue(which)
-    objects = written(case)
+    objects = written(case, until=f"MR_1/{SHAPE[0]:04d}.dcm")
     for index, ct in enumerate(case.sources.ct):
         ds = objects[f"MR_1/{index + 1:04d}.dcm"]
         assert ds.FrameOfReferenceUID == CT_FRAME
@@ -242,7 +243,7 @@ def test_matrix_sends_mr_points_to_the_ct_when_read_by_plain_pydicom(
     by_hand = case.with_result(
         registrations=(replace(case.result.registrations[0], ct_from_mr=turned),), resampled=()
     )
-    matrix = matrix_of(written(by_hand)["REG_1.dcm"].RegistrationSequence[1])
+    matrix = matrix_of(written(by_hand, until="REG_1.dcm")["REG_1.dcm"].RegistrationSequence[1])
     # the MR's x axis points to the back of the CT: (10, 0, 0) goes to (0, 10, 0) + (1, 2, 3)
     assert np.allclose(matrix @ (10, 0, 0, 1), (1, 12, 3, 1), atol=1e-9)
 
@@ -259,7 +260,8 @@ def matrix_of(item: Dataset) -> np.ndarray:
 def test_a_failed_registration_says_so(case: EncodeCase) -> None:
     """A best guess that failed must not be taken for a registration by someone who reads a list."""
     failed = registration(CT_FRAME, [MR_SERIES], RegistrationStatus.FAIL, ("No overlap.",))
-    ds = written(case.with_result(registrations=(failed,), resampled=()))["REG_1.dcm"]
+    changed_case = case.with_result(registrations=(failed,), resampled=())
+    ds = written(changed_case, until="REG_1.dcm")["REG_1.dcm"]
     assert ds.ContentLabel == "CTMR_FAILED"
     for text in (ds.ContentDescription, ds.SeriesDescription):
         assert text.startswith("FAILED")
@@ -269,7 +271,8 @@ def test_a_failed_registration_says_so(case: EncodeCase) -> None:
 def test_series_tell_the_items_apart_when_ct_and_mr_share_a_frame(case: EncodeCase) -> None:
     """PS3.3 C.20.2: with one frame of reference the matrix holds for the images listed."""
     shared = registration(CT_FRAME, [MR_SERIES], RegistrationStatus.WARN, ("Moved 23 mm.",))
-    ds = written(case.with_result(registrations=(shared,), resampled=()))["REG_1.dcm"]
+    changed_case = case.with_result(registrations=(shared,), resampled=())
+    ds = written(changed_case, until="REG_1.dcm")["REG_1.dcm"]
     assert (ds.ContentLabel, "CHECK" in ds.ContentDescription) == ("CTMR_RIGID", True)
     images = [
         {i.ReferencedSOPInstanceUID.rsplit(".", 1)[0] for i in item.ReferencedImageSequence}
@@ -364,7 +367,8 @@ def test_mr_series_without_technique_is_written_with_the_standard_s_unknown(
         for keyword in ("ScanningSequence", "SequenceVariant", "EchoTime", "Manufacturer"):
             delattr(ds, keyword)
     mr = {**case.sources.mr, MR_SERIES: bare}
-    ds = written(replace(case, sources=replace(case.sources, mr=mr)))["MR_1/0001.dcm"]
+    changed_case = replace(case, sources=replace(case.sources, mr=mr))
+    ds = written(changed_case, until="MR_1/0001.dcm")["MR_1/0001.dcm"]
     assert (ds.ScanningSequence, ds.SequenceVariant, ds.EchoTime) == ("RM", "NONE", None)
     assert len(ds.ContributingEquipmentSequence) == 1
     assert MR_SERIES_B not in str(ds)

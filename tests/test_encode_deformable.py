@@ -23,6 +23,7 @@ from tests.encode_cases import (
     axes,
     build_case,
     registration,
+    report_of,
     texts_of,
     written,
 )
@@ -131,14 +132,14 @@ def test_deformation_comes_back_from_dicom_to_a_hundredth_of_a_millimetre(
     assert np.linalg.norm(u, axis=1).max() > 5
     assert np.count_nonzero(np.all(u == 0, axis=1)) > 500, "rigid alone is looked at too"
     expected = each.ct_from_mr.inverse().apply(points + u)
-    found = read_back(written(case)["DEFREG_1.dcm"], points)
+    found = read_back(written(case, until="DEFREG_1.dcm")["DEFREG_1.dcm"], points)
     assert np.linalg.norm(found - expected, axis=1).max() < TOLERANCE_MM
 
 
 def test_rigid_registration_comes_back_from_dicom_to_a_hundredth_of_a_millimetre() -> None:
     """Issue 3, 4: the matrix as sixteen decimals is still the map."""
     case = build_case()
-    item = written(case)["REG_1.dcm"].RegistrationSequence[1]
+    item = written(case, until="REG_1.dcm")["REG_1.dcm"].RegistrationSequence[1]
     text = item.MatrixRegistrationSequence[0].MatrixSequence[0].FrameOfReferenceTransformationMatrix
     matrix = np.reshape([float(v) for v in text], (4, 4))
     points = np.random.default_rng(1).uniform(-1500, 1500, (1000, 3))
@@ -147,10 +148,18 @@ def test_rigid_registration_comes_back_from_dicom_to_a_hundredth_of_a_millimetre
     assert np.linalg.norm(found - sent, axis=1).max() < TOLERANCE_MM
 
 
-def test_deformable_object_names_frames_images_and_verdict() -> None:
-    """PS3.3 C.20.3: registered is the CT's frame, source the MR's; one item, no matrices."""
+@pytest.fixture(scope="module")
+def deformed() -> tuple[EncodeCase, dict[str, Dataset]]:
+    """A case of which one registration has a deformation, and its result set as received."""
     case = with_field(build_case())
-    objects = written(case)
+    return case, written(case)
+
+
+def test_deformable_object_names_frames_images_and_verdict(
+    deformed: tuple[EncodeCase, dict[str, Dataset]],
+) -> None:
+    """PS3.3 C.20.3: registered is the CT's frame, source the MR's; one item, no matrices."""
+    case, objects = deformed
     assert [name for name in objects if name.startswith("DEFREG")] == ["DEFREG_1.dcm"]
     ds = objects["DEFREG_1.dcm"]
     assert ds.SOPClassUID == DeformableSpatialRegistrationStorage
@@ -167,10 +176,11 @@ def test_deformable_object_names_frames_images_and_verdict() -> None:
     assert len(grid.VectorGridData) == np.prod(grid.GridDimensions) * 12
 
 
-def test_resampled_mr_and_report_name_the_deformation() -> None:
+def test_resampled_mr_and_report_name_the_deformation(
+    deformed: tuple[EncodeCase, dict[str, Dataset]],
+) -> None:
     """Issue 3: whoever reads MR or report learns that a deformation was used, and how large."""
-    case = with_field(build_case())
-    objects = written(case)
+    _, objects = deformed
     uid = objects["DEFREG_1.dcm"].SOPInstanceUID
     image, other = objects["MR_1/0001.dcm"], objects["MR_2/0001.dcm"]
     assert [i.ReferencedSOPInstanceUID for i in image.ReferencedInstanceSequence] == [
@@ -192,7 +202,8 @@ def test_shifted_series_is_told_but_not_listed_under_the_matrix() -> None:
     both = registration(MR_FRAME, [MR_SERIES, MR_SERIES_B], RegistrationStatus.PASS)
     both = replace(both, series_shifts_mm={MR_SERIES_B: (0.0, -2.0, 4.5)})
     resampled = tuple(replace(r, registration=both) for r in case.result.resampled)
-    objects = written(case.with_result(registrations=(both,), resampled=resampled))
+    case = case.with_result(registrations=(both,), resampled=resampled)
+    objects = written(case, until="MR_2/0001.dcm")
     listed = objects["REG_1.dcm"].RegistrationSequence[1].ReferencedImageSequence
     own = [d.SOPInstanceUID for d in case.sources.mr[MR_SERIES]]
     assert [i.ReferencedSOPInstanceUID for i in listed] == own
@@ -200,7 +211,7 @@ def test_shifted_series_is_told_but_not_listed_under_the_matrix() -> None:
     assert words in objects["MR_2/0001.dcm"].DerivationDescription
     assert words not in objects["MR_1/0001.dcm"].DerivationDescription
     told = f"MR series {MR_SERIES_B}, shifted in the CT by 0.0, -2.0, 4.5 mm (x, y, z)"
-    assert told in texts_of(objects["SR.dcm"])
+    assert told in texts_of(report_of(case))
 
 
 # --- the reach of the grid ----------------------------------------------------------------------

@@ -27,7 +27,7 @@ from handlers.dose_results import (
     StructureDose,
     TargetVersion,
 )
-from tests.encode_cases import EncodeCase, build_case, texts_of, written
+from tests.encode_cases import EncodeCase, build_case, report_of, texts_of
 
 DUODENUM_5CC = Limit(
     "Duodenum", "D5cc", 18.0, "Gy", 5, "ulceration", "TG-101 Table III", "secondary copy", "tg101"
@@ -75,7 +75,7 @@ def measures() -> DoseMeasures:
                 LIVER_SPARED, "", LimitStatus.NOT_EVALUABLE, None, reason="no ROI is the liver"
             ),
         ),
-        unmatched=("Krempel",),
+        unmatched={"Krempel": "no organ is known by this name"},
     )
     organ = OrganCumulative(
         name="Duodenum",
@@ -124,7 +124,7 @@ def with_dose(case: EncodeCase) -> EncodeCase:
 
 @pytest.fixture(scope="module")
 def ds() -> Dataset:
-    return written(with_dose(build_case()))["SR.dcm"]
+    return report_of(with_dose(build_case()))
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_limits_stand_beside_what_was_measured_for_them(groups: dict[str, Any]) 
     told = " ".join(texts_of(plan[0]))
     assert "cannot be evaluated: Liver CV19.2Gy at least 700 cm3 in 3 fractions" in told
     assert "no ROI is the liver" in told
-    assert "No limit is known for Krempel" in told
+    assert "No limit for Krempel: no organ is known by this name." in told
     assert {("PRESCRIPTION", "Gy", 40.0), ("FRACTIONS", "1", 5.0)} == set(numbers(plan))
 
 

@@ -17,6 +17,7 @@ from tests.encode_cases import (
     as_received,
     build_case,
     registration,
+    report_of,
     texts_of,
     written,
 )
@@ -67,7 +68,7 @@ def with_other_ct() -> EncodeCase:
 def test_each_other_ct_gets_a_registration_of_its_own() -> None:
     """Issue 3: the same object as an MR gets; in a shared frame the images tell both apart."""
     case = with_other_ct()
-    objects = written(case)
+    objects = written(case, until="SEG.dcm")
     cbct, prior = objects["REG_3.dcm"], objects["REG_4.dcm"]
     assert (cbct.ContentLabel, prior.ContentLabel) == ("CBCT_RIGID", "CTCT_RIGID")
     assert cbct.ContentDescription == "CBCT to planning CT, rigid: passed its checks"
@@ -90,7 +91,7 @@ def test_each_other_ct_gets_a_registration_of_its_own() -> None:
 
 def test_report_tells_what_was_registered_and_how_the_patient_lay() -> None:
     """TID 1501: the daily position as numbers with units, each series by its kind."""
-    report = written(with_other_ct())["SR.dcm"]
+    report = report_of(with_other_ct())
     texts = texts_of(report)
     assert f"CBCT series {CBCT_SERIES}" in texts
     assert f"CT series {PRIOR_SERIES}" in texts

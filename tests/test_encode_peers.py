@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmread
 
 from handlers.contour_metrics import compare
 from handlers.decode import CaseDatasets, decode_case
-from handlers.encode import Sources, encode_result_set
+from handlers.encode import Sources
 from handlers.encode.identity import ResultSet
 from handlers.encode.rtstruct import encode_structure_set
 from handlers.geometry import Geometry, RigidTransform
@@ -38,7 +38,10 @@ from tests.encode_cases import (
     EncodeCase,
     build_case,
     bytes_of,
+    files_of,
     registration,
+    report_of,
+    written,
 )
 from tests.test_encode_deformable import with_field
 from tests.test_encode_dose import with_dose
@@ -53,10 +56,10 @@ pytestmark = pytest.mark.peers
 def write(case: EncodeCase, folder: Path) -> list[Path]:
     """Write a result set into a folder and return the files."""
     paths = []
-    for name, ds in encode_result_set(case.result, case.sources, case.authorship):
+    for name, content in files_of(case).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes_of(ds))
+        path.write_bytes(content)
         paths.append(path)
     return paths
 
@@ -111,18 +114,17 @@ def test_dciodvfy_finds_an_error_when_there_is_one(
     tmp_path: Path, peer_program: PeerProgram
 ) -> None:
     """The judge is awake: without a type 1 attribute it complains."""
-    for path in write(build_case(), tmp_path):
-        if path.name == "RTSTRUCT.dcm":
-            ds = dcmread(path)
-            del ds.StructureSetLabel
-            ds.save_as(path)
-            assert errors_of(peer_program("dciodvfy"), path)
+    ds = written(build_case(), until="RTSTRUCT.dcm")["RTSTRUCT.dcm"]
+    del ds.StructureSetLabel
+    ds.save_as(tmp_path / "RTSTRUCT.dcm")
+    assert errors_of(peer_program("dciodvfy"), tmp_path / "RTSTRUCT.dcm")
 
 
 def test_dsrdump_renders_the_report(tmp_path: Path, peer_program: PeerProgram) -> None:
     """DCMTK's SR parser, which checks relationships, reads the document to its end."""
-    paths = write(build_case(), tmp_path)
-    text = output_of(peer_program("dsrdump"), "+Pl", paths[-1])
+    report = tmp_path / "SR.dcm"
+    report.write_bytes(bytes_of(report_of(build_case())))
+    text = output_of(peer_program("dsrdump"), "+Pl", report)
     assert "Dice similarity coefficient" in text
     assert "The MR is 9 days old." in text
     assert not [line for line in text.splitlines() if line.startswith(("E:", "F:"))]

@@ -22,21 +22,29 @@ from tests.encode_cases import (
     STRUCTURE_SET,
     EncodeCase,
     build_case,
+    report_of,
+    standard_results,
     texts_of,
     written,
 )
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["axial", "prone-oblique"])
-def case(request: pytest.FixtureRequest) -> EncodeCase:
-    """Both cases."""
-    return build_case(is_prone_oblique=request.param)
+def is_prone_oblique(request: pytest.FixtureRequest) -> bool:
+    """How the patient lies, and the planes."""
+    return bool(request.param)
 
 
 @pytest.fixture(scope="module")
-def objects(case: EncodeCase) -> dict[str, Dataset]:
+def case(is_prone_oblique: bool) -> EncodeCase:
+    """Both cases."""
+    return build_case(is_prone_oblique=is_prone_oblique)
+
+
+@pytest.fixture(scope="module")
+def objects(is_prone_oblique: bool) -> dict[str, Dataset]:
     """The result set, as received."""
-    return written(case)
+    return standard_results(is_prone_oblique=is_prone_oblique)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +143,7 @@ def test_surroundings_of_a_target_come_back_before_and_after() -> None:
         contents=(Content(MoveCause.VESSEL, ("V_Portal", "A_Hepatic"), 0.5, 0.125),),
     )
     changed = case.with_result(targets=(target, *case.result.targets[1:]))
-    report: Any = hd.sr.Comprehensive3DSR.from_dataset(written(changed)["SR.dcm"])
+    report: Any = hd.sr.Comprehensive3DSR.from_dataset(report_of(changed))
     drawn, refined, _ = report.content.get_volumetric_roi_measurement_groups()
     for group, expected in ((drawn, (0.75, 1.5, 0.5)), (refined, (0.25, 0.0, 0.125))):
         told = {m.name.value: m for m in group.get_measurements()}
@@ -243,11 +251,11 @@ def test_figures_of_refinement_and_metrics_are_kept_apart_when_named_alike() -> 
     refinement = replace(target.refinement, numbers={"dsc": 0.5, "gain": math.inf})
     target = replace(target, refinement=refinement)
     finding = Finding("x", Severity.INFO, "日本 and\nmore")
-    objects = written(case.with_result(targets=(target,), findings=(finding,)))
-    report: Any = hd.sr.Comprehensive3DSR.from_dataset(objects["SR.dcm"])
+    ds = report_of(case.with_result(targets=(target,), findings=(finding,)))
+    report: Any = hd.sr.Comprehensive3DSR.from_dataset(ds)
     numbers = numbers_of(report.content.get_volumetric_roi_measurement_groups()[1])
     assert (numbers["DSC 1"], numbers["REFINEMENT_DSC 1"]) == (0.7341234567890123, 0.5)
-    texts = texts_of(objects["SR.dcm"])
+    texts = texts_of(ds)
     assert "gain: not a finite number" in texts
     assert "info [x]: ?? and more" in texts
 
@@ -261,7 +269,7 @@ def test_a_target_of_unknown_kind_is_tissue() -> None:
     corner = np.zeros(SHAPE, dtype=bool)
     corner[0, 0, 0] = corner[-1, -1, -1] = True
     target = replace(target, source_roi=roi, drawn=Mask(grid, corner))
-    ds = written(case.with_result(targets=(target,)))["SEG.dcm"]
+    ds = written(case.with_result(targets=(target,)), until="SEG.dcm")["SEG.dcm"]
     (segment,) = ds.SegmentSequence
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == codes.SCT.Tissue.value
     assert ds.NumberOfFrames == 2

@@ -13,11 +13,16 @@ from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from handlers.contour_metrics import measured_target
+from handlers.contour_metrics.stack import slice_sum_cm3, stack_of
+from handlers.dose_results import EndCap
 from handlers.encode import encode_result_set
 from handlers.encode.identity import ResultSet
 from handlers.encode.rtstruct import encode_structure_set
 from handlers.errors import EncodingError
 from handlers.margins import Margins, Shape, grow, shape_of
+from handlers.refinement.account import cause_of_structure
+from handlers.report import metrics_document
 from handlers.results import DerivedTarget, Refinement, TargetStatus, VoxelField
 from handlers.roi_names import names_in_use, refined_name, unique_name
 from handlers.sampling import mask_from_roi
@@ -36,6 +41,7 @@ from tests.encode_cases import (
     build_case,
     bytes_of,
     changed,
+    standard_results,
     written,
 )
 
@@ -47,9 +53,9 @@ def case() -> EncodeCase:
 
 
 @pytest.fixture(scope="module")
-def objects(case: EncodeCase) -> dict[str, Dataset]:
+def objects() -> dict[str, Dataset]:
     """Its result set, as received."""
-    return written(case)
+    return standard_results()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def raw_values(ds: Dataset) -> Iterator[tuple[str, Any]]:
 def test_original_rois_are_copied_element_for_element(case: EncodeCase) -> None:
     """DESIGN 7.2: contour text, private elements and all else of an original ROI stay as sent."""
     source = as_received(case.sources.structure_set, ImplicitVRLittleEndian)
-    ds = written(case)["RTSTRUCT.dcm"]
+    ds = written(case, until="RTSTRUCT.dcm")["RTSTRUCT.dcm"]
     # signs and trailing zeros as no library would write them: the text itself is compared
     assert b"000\\+" in dict(raw_values(source.ROIContourSequence[0]))[CONTOUR_TEXT]
     for keyword in ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence"):
@@ -131,7 +137,8 @@ def test_new_contours_lie_on_the_slices_that_they_name(
     case: EncodeCase = request.getfixturevalue(which)
     slices = {ds.SOPInstanceUID: ds for ds in case.sources.ct}
     volume_mm3 = 0.0
-    for item in written(case)["RTSTRUCT.dcm"].ROIContourSequence[-1].ContourSequence:
+    ds = written(case, until="RTSTRUCT.dcm")["RTSTRUCT.dcm"]
+    for item in ds.ROIContourSequence[-1].ContourSequence:
         ct = slices[item.ContourImageSequence[0].ReferencedSOPInstanceUID]
         orientation = np.array(ct.ImageOrientationPatient, dtype=float)
         rows, columns = orientation[:3], orientation[3:]
@@ -227,7 +234,7 @@ def enriched(case: EncodeCase) -> EncodeCase:
 @pytest.fixture(scope="module")
 def enriched_set(enriched: EncodeCase) -> Dataset:
     """Its structure set, as received."""
-    return written(enriched)["RTSTRUCT.dcm"]
+    return written(enriched, until="RTSTRUCT.dcm")["RTSTRUCT.dcm"]
 
 
 def test_derived_rois_follow_the_refined_and_say_what_they_are(
@@ -255,7 +262,7 @@ def test_derived_rois_follow_the_refined_and_say_what_they_are(
 
 def test_found_structures_are_written_on_request_only(enriched: EncodeCase) -> None:
     """Issue 5, point 3: as extra ROIs on request; a name that is taken gets a number."""
-    quiet = written(enriched.with_result(review=frozenset()))["RTSTRUCT.dcm"]
+    quiet = structure_set_of(enriched.with_result(review=frozenset()))
     assert [r.ROIName for r in quiet.StructureSetROISequence[3:]] == [
         "GTVn1_CT1MR1",
         "CTVn_u",
@@ -264,7 +271,7 @@ def test_found_structures_are_written_on_request_only(enriched: EncodeCase) -> N
     target = enriched.result.targets[0]
     derived = replace(target.derived[0], name="zvessel_mr")
     targets = (replace(target, derived=(derived,)), enriched.result.targets[1])
-    ds = written(enriched.with_result(targets=targets))["RTSTRUCT.dcm"]
+    ds = structure_set_of(enriched.with_result(targets=targets))
     assert [r.ROIName for r in ds.StructureSetROISequence[4:6]] == ["zvessel_mr", "zVessel_MR1"]
 
 
@@ -273,7 +280,7 @@ def test_label_says_what_was_added(enriched: EncodeCase) -> None:
     target = enriched.result.targets[0]
     refinement = Refinement(TargetStatus.ABSTAINED, None, ("No MR.",))
     stays = replace(target, refinement=refinement, refined_roi_name=None, metrics={})
-    ds = written(enriched.with_result(targets=(stays,), review=frozenset()))["RTSTRUCT.dcm"]
+    ds = structure_set_of(enriched.with_result(targets=(stays,), review=frozenset()))
     assert ds.StructureSetLabel == "HILUM_ADDED"
 
 
@@ -288,6 +295,26 @@ def test_contours_of_a_level_have_no_staircase(enriched: EncodeCase, enriched_se
     )
     assert np.abs(np.linalg.norm(refined - centre, axis=1) - 8.0).max() < 0.15
     assert np.abs(np.linalg.norm(union - centre, axis=1) - 8.0).max() > 0.2
+
+
+def test_volume_that_is_told_is_that_of_the_contours_that_are_sent(enriched: EncodeCase) -> None:
+    """Issue 7, 1: by slices of what another system reads, not by the voxels behind it."""
+    first, *others = enriched.result.targets
+    measured = measured_target(first, {}, cause_of_structure, EndCap.HALF_SLICE)
+    ds = structure_set_of(enriched.with_result(targets=(measured, *others)))
+    report = metrics_document(enriched.with_result(targets=(measured, *others)).result, {})
+    (told, _) = report["targets"]
+    told_cm3 = [told["refined_volume_cm3"], *(each["volume_cm3"] for each in told["derived"])]
+    for index, volume_cm3 in enumerate(told_cm3, start=3):
+        contours = [
+            Contour(np.array(item.ContourData, dtype=float).reshape(-1, 3))
+            for item in ds.ROIContourSequence[index].ContourSequence
+        ]
+        stack = stack_of(contours, enriched.result.case.ct.geometry)
+        assert volume_cm3 == pytest.approx(slice_sum_cm3(stack, EndCap.HALF_SLICE), rel=1e-3)
+        roi = ds.StructureSetROISequence[index]
+        assert float(roi.ROIVolume) == pytest.approx(volume_cm3)
+        assert "Volume of its contours by slices" in roi.ROIDescription
 
 
 @pytest.mark.peers

@@ -15,7 +15,7 @@ from node.index.fetches import FetchBook
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.receiver import StandInReceiver
 from tests.archives import archive_peer, dcmqrscp, fill, let_fetch, orthanc
-from tests.nodes import NodeProcess, free_port, wait_for, write_datasets
+from tests.nodes import NodeProcess, free_port, wait_for, without_contrast, write_datasets
 from tests.odd_archive import PENDING, encoded, odd_archive, respond
 from tests.serve_process import index_rows
 
@@ -28,7 +28,7 @@ END = ("delivered", "failed", "rejected", "undelivered")
 @pytest.fixture(scope="module")
 def study() -> PhantomStudy:
     options = PhantomOptions(seed=3, size="tiny", contrasts=("T1",), with_dose=False)
-    return make_study(options)
+    return without_contrast(make_study(options))
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
-"""Cases, revisions and deliveries in a real SQLite database."""
+"""Cases, revisions and deliveries in a real SQLite database, and in a real PostgreSQL."""
 
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,11 +25,17 @@ GIVE_UP = timedelta(hours=1)
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
+def sqlite_index(tmp_path: Path) -> Iterator[Index]:
     found = Index(f"sqlite:///{tmp_path / 'index.sqlite'}")
     found.create()
     yield found
     found.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def index(request: pytest.FixtureRequest) -> Index:
+    found: Index = request.getfixturevalue(f"{request.param}_index")
+    return found
 
 
 def proposal(
@@ -66,8 +73,9 @@ def state_of(cases: CaseBook, case_id: str = "c1") -> CaseState:
 def running(index: Index) -> RevisionKey:
     observe(CaseBook(index), proposal())
     (key,) = RunBook(index).due(NOW)
-    assert RunBook(index).begin(key, NOW) is not None
-    return key
+    begun = RunBook(index).begin(key, NOW)
+    assert begun is not None
+    return begun.key
 
 
 def delivering(index: Index, *peers: str) -> tuple[RevisionKey, list[DeliveryKey]]:
@@ -159,7 +167,7 @@ def test_begin_when_repeated_after_a_crash_gives_the_job_again(index: Index) -> 
     key = running(index)
     begun = RunBook(index).begin(key, NOW)
     assert begun is not None
-    assert (json.loads(begun.job), begun.times) == ({"job": 1}, 2)
+    assert (json.loads(begun.job), begun.key.begun) == ({"job": 1}, 2)
 
 
 def test_begin_when_settled_gives_nothing(index: Index) -> None:
@@ -265,7 +273,7 @@ def test_attempt_when_put_off_comes_again_at_its_time(index: Index) -> None:
     assert RunBook(index).begin(key, later) is None, "the earlier attempt is over"
     begun = RunBook(index).begin(RevisionKey("c1", 1, 1), later)
     assert begun is not None
-    assert begun.times == 1, "only starts that end with the node's death count"
+    assert begun.key.begun == 1, "only starts that end with the node's death count"
 
 
 def test_attempts_when_they_die_too_often_are_a_failure(index: Index) -> None:
@@ -274,8 +282,9 @@ def test_attempts_when_they_die_too_often_are_a_failure(index: Index) -> None:
     observe(cases, proposal())
     for _ in range(3):
         (key,) = RunBook(index).due(NOW)
-        assert RunBook(index).begin(key, NOW) is not None
-        RunBook(index).put_off(key, "ended by SIGKILL", NOW, NOW, most_failures=3)
+        begun = RunBook(index).begin(key, NOW)
+        assert begun is not None
+        RunBook(index).put_off(begun.key, "ended by SIGKILL", NOW, NOW, most_failures=3)
     record = cases.case("c1")
     assert record is not None
     assert record.state is CaseState.FAILED
@@ -347,7 +356,7 @@ def test_placeholder_when_no_longer_proposed_vanishes(index: Index) -> None:
 def test_revision_when_it_runs_is_still_due(index: Index) -> None:
     """What a stop broke off without a word to the index is begun again by the next process."""
     key = running(index)
-    assert RunBook(index).due(NOW) == [key]
+    assert RunBook(index).due(NOW) == [replace(key, begun=0)]
     RunBook(index).fail(key, "broken", NOW)
     assert RunBook(index).due(NOW) == []
 

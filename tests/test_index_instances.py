@@ -1,4 +1,4 @@
-"""Associations and instances in a real SQLite database."""
+"""Associations and instances in a real SQLite database, and in a real PostgreSQL."""
 
 import threading
 from collections.abc import Iterator
@@ -26,11 +26,17 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
+def sqlite_index(tmp_path: Path) -> Iterator[Index]:
     found = Index(f"sqlite:///{tmp_path / 'new' / 'index.sqlite'}")
     found.create()
     yield found
     found.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def index(request: pytest.FixtureRequest) -> Index:
+    found: Index = request.getfixturevalue(f"{request.param}_index")
+    return found
 
 
 @pytest.fixture
@@ -81,9 +87,10 @@ def test_object_comes_back_as_it_went_in(book: InstanceBook) -> None:
     assert not found.replaces_other_content
 
 
-def test_row_is_on_disk_when_adding_returns(index: Index, book: InstanceBook) -> None:
+def test_row_is_on_disk_when_adding_returns(sqlite_index: Index) -> None:
     """The promise of 0x0000: another process sees the row, and SQLite was told to sync it."""
-    add(book, header("1.5"))
+    index = sqlite_index
+    add(InstanceBook(index), header("1.5"))
     with index.begin() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
@@ -264,15 +271,16 @@ def test_time_without_zone_is_refused(book: InstanceBook) -> None:
         add(book, header("1.5"), at=datetime(2026, 3, 1))  # noqa: DTZ001 - the mistake itself
 
 
-def test_errors_of_the_database_hide_the_patient(index: Index) -> None:
+def test_errors_of_the_database_hide_the_patient(sqlite_index: Index) -> None:
     """Exceptions reach the log."""
-    with pytest.raises(UnfitObjectError) as caught, index.begin() as connection:
+    with pytest.raises(UnfitObjectError) as caught, sqlite_index.begin() as connection:
         connection.execute(INSTANCES.insert().values(header="MARKED^NAME"))
     assert "MARKED" not in f"{caught.value} {caught.value.__cause__}"
 
 
-def test_full_database_is_a_full_disk(index: Index, book: InstanceBook) -> None:
+def test_full_database_is_a_full_disk(sqlite_index: Index) -> None:
     """0xA700 and not a bug; and afterwards the object is welcome again."""
+    index, book = sqlite_index, InstanceBook(sqlite_index)
     with index.begin() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
 
@@ -288,8 +296,9 @@ def test_full_database_is_a_full_disk(index: Index, book: InstanceBook) -> None:
     assert add(book, header("1.5")).is_new
 
 
-def test_database_of_another_version_is_refused(index: Index) -> None:
+def test_database_of_another_version_is_refused(sqlite_index: Index) -> None:
     """A newer or older program must not write into tables it does not know."""
+    index = sqlite_index
     index.create()
     with index.begin() as connection:
         connection.execute(SCHEMA.update().values(version=99))

@@ -105,8 +105,8 @@ def test_bounds_when_volumes_grow_fall() -> None:
         ("tg101", "Stomach", 3, "Dmax", 22.2, "secondary copy"),
         ("tg101", "SpinalCord", 5, "Dmax", 30.0, "recalled"),
         # Sahgal 2021
-        ("hytec", "SpinalCord", 3, "Dmax", 20.3, "verified"),
-        ("hytec", "SpinalCord", 5, "Dmax", 25.3, "verified"),
+        ("hytec", "SpinalCord", 3, "Dpoint", 20.3, "verified"),
+        ("hytec", "SpinalCord", 5, "Dpoint", 25.3, "verified"),
         # Marks 2010, table 1; Pan 2010
         ("quantec", "SpinalCord", None, "Dmax", 50.0, "secondary copy"),
         ("quantec", "Liver-GTV", 6, "Mean", 20.0, "secondary copy"),
@@ -310,8 +310,8 @@ certainty = "sure"
     ("changed", "problem"),
     [
         (("D0.5cc", "D5"),
-         "own.toml: limit[1].metric: 'D5' is none of Dmax, Mean, D5cc, D10%, V20Gy, CV15Gy and "
-         "their like"),
+         "own.toml: limit[1].metric: 'D5' is none of Dmax, Dpoint, Mean, D5cc, D10%, V20Gy, CV15Gy "
+         "and their like"),
         (('"D0.5cc"\nbound = 33\nunit = "Gy"', '"D0.5cc"\nbound = 33\nunit = "%"'),
          "own.toml: limit[1]: D0.5cc has the unit Gy, not %"),
         (('"V40Gy"\nbound = 21.0\nunit = "cm3"', '"V40Gy"\nbound = 121.0\nunit = "%"'),

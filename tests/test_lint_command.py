@@ -23,7 +23,7 @@ from tests.lint_faults import (
     through_a_file,
     unchecked,
 )
-from tests.nodes import run_hilum
+from tests.nodes import hilum_here
 
 FRAME = "ReferencedFrameOfReferenceUID"
 
@@ -183,7 +183,7 @@ def test_patient_when_values_are_broken_is_told_nowhere(tmp_path: Path) -> None:
         ds.StudyInstanceUID = "1.2.0GEHEIM"
         ds.StructureSetROISequence[0].ROINumber = 3
     write(world, tmp_path, SET, CT)
-    done = run_hilum("lint", str(tmp_path), "--tps", "eclipse")
+    done = hilum_here("lint", str(tmp_path), "--tps", "eclipse")
     assert done.returncode == 1
     assert "value.malformed" in done.stdout
     assert "GEHEIM" not in done.stdout + done.stderr

@@ -227,6 +227,15 @@ def planned(*doses: tuple[int | None, float], fractions: int | None = 5) -> Plan
         (planned((1, 40.0)), (50.0, 3), 40.0, 5, "plan", 2),
         (planned((1, 40.0), fractions=None), (40.0, 3), 40.0, 3, "plan", 0),
         (planned((1, 40.0), fractions=None), None, 40.0, None, "plan", 0),
+        (
+            replace(planned((1, 40.0), fractions=None), fraction_groups=2),
+            (40.0, 5),
+            40.0,
+            None,
+            "plan",
+            0,
+        ),
+        (replace(planned(fractions=None), fraction_groups=2), (40.0, 5), 40.0, None, "protocol", 0),
         (planned((1, 0.0)), (40.0, 5), 40.0, 5, "protocol", 0),
         (planned(), (40.0, 5), 40.0, 5, "protocol", 0),
         (planned(), None, None, None, "", 0),
@@ -572,7 +581,7 @@ def test_outline_of_the_body_called_skin_bears_no_limit_of_the_skin() -> None:
         (verdict,) = plan.limits
         status = LimitStatus.NOT_EVALUABLE if is_body else LimitStatus.EXCEEDED
         assert (verdict.roi_name, verdict.status) == ("" if is_body else "Skin", status)
-        assert plan.unmatched == (("Skin",) if is_body else ())
+        assert plan.unmatched == ({"Skin": "it is the outline of the body"} if is_body else {})
         reasons = by_name(dose)["Skin"].reasons
         assert any("outline of the body" in reason for reason in reasons) == is_body
 
@@ -596,6 +605,26 @@ def test_organ_that_lost_contours_meets_no_limit() -> None:
         (3, 40.0): LimitStatus.NOT_EVALUABLE,
         (3, 1.0): LimitStatus.EXCEEDED,
     }
+
+
+def test_dose_that_stays_below_the_prescription_meets_no_limit() -> None:
+    """A fifth of the dose, as of one fraction: what exceeds a limit all the same exceeds it."""
+    roi = drawn_roi("GTV", 8.0)
+    organ = drawn_roi("Duodenum", 8.0, (26.0, 0.0, 0.0), number=2, kind="ORGAN")
+    masks = {"Duodenum": mask(8.0, (26.0, 0.0, 0.0))}
+    found = {}
+    for part, bound_gy in ((1.0, 100.0), (0.2, 100.0), (0.2, 0.1)):
+        settings = DoseSettings(limits=(replace(DUODENUM, bound=bound_gy),), names=NAMES)
+        case = case_of([roi, organ], (dose_of(part * gaussian()), plan_of(30.0)))
+        dose, _ = measured(case, [target(roi, mask(8.0))], masks, settings)
+        (verdict,) = dose.plans[0].limits
+        found[part, bound_gy] = verdict.status
+        assert ("one fraction" in verdict.reason) is (verdict.status is LimitStatus.NOT_EVALUABLE)
+    assert list(found.values()) == [
+        LimitStatus.MET,
+        LimitStatus.NOT_EVALUABLE,
+        LimitStatus.EXCEEDED,
+    ]
 
 
 def test_organ_outlined_by_a_program_counts_where_nobody_drew_one_and_is_marked() -> None:
@@ -689,7 +718,7 @@ def test_planning_target_that_no_protocol_names_is_measured_as_a_target() -> Non
     told = next(f for f in findings if f.code == "dose.coverage")
     assert "'PTV' (drawn)" in told.text
     assert "coverage_percent" not in by_name(dose)["Duodenum"].figures
-    assert dose.plans[0].unmatched == ()
+    assert dose.plans[0].unmatched == {}
     assert dose.plans[0].limits[0].roi_name == "Duodenum"
 
 

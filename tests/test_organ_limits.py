@@ -65,6 +65,8 @@ LIVER = [(40.0, 10.0), (20.0, 90.0), (10.0, 300.0), (2.0, 1000.0)]
         ("D10cc", "Gy", 39.0, 40.0, EXCEEDED),
         ("D11cc", "Gy", 39.0, 20.0, MET),
         ("Dmax", "Gy", 30.0, 40.0, EXCEEDED),
+        ("Dpoint", "Gy", 40.1, 40.0, MET),
+        ("Dpoint", "Gy", 40.0, 40.0, EXCEEDED),
         ("D50%", "Gy", 3.0, 2.0, MET),
         ("D100%", "Gy", 2.0, 2.0, EXCEEDED),
         ("Mean", "Gy", 5.4, 7200.0 / 1400.0, MET),
@@ -96,6 +98,8 @@ def test_maximum_when_taken_is_that_of_a_small_volume() -> None:
     for hot_cm3, status in ((0.034, MET), (0.036, EXCEEDED)):
         organs = {"SpinalCord": dvh([(60.0, hot_cm3), (5.0, 20.0)])}
         assert verdict(limit("SpinalCord", "Dmax", 30.0), organs).status is status
+        # a source that means a point means the hottest of all
+        assert verdict(limit("SpinalCord", "Dpoint", 30.0), organs).status is EXCEEDED
 
 
 # Which rows hold
@@ -347,7 +351,7 @@ def truly_kept(given: Limit, boxes: Boxes) -> bool:
 
 METRICS = (
     *(("D3cc", "Gy"), ("Dmax", "Gy"), ("D30%", "Gy"), ("Mean", "Gy"), ("V9.5Gy", "%")),
-    *(("V9.5Gy", "cm3"), ("CV9.5Gy", "cm3")),
+    *(("V9.5Gy", "cm3"), ("CV9.5Gy", "cm3"), ("Dpoint", "Gy")),
 )
 
 

@@ -399,3 +399,21 @@ def test_pixels_are_the_same_when_drawn_again_elsewhere(tmp_path: Path) -> None:
     here = shown(case_of(grid, refined=smaller(grid)))
     digests.add(hashlib.sha256(b"".join(f.pixels.tobytes() for f in here.frames)).hexdigest())
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("dash", [None, (7.0, 5.0)])
+@pytest.mark.parametrize("centre", [(20.0, 20.0), (20.5, 38.25), (200.0, 200.0)])
+def test_lines_are_the_same_when_only_the_part_that_they_touch_is_drawn(
+    centre: tuple[float, float], dash: tuple[float, float] | None
+) -> None:
+    """What lies beyond the box is cut off; the rest is as it is in the middle of a large one."""
+    angles = np.linspace(0.0, 2 * np.pi, 40)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    # a tenth of a pixel beside all places where a rounding may go either way
+    ring = np.round(4 * (np.array(centre) + 12.0 * circle)) / 4 + 0.1
+    style = {"color": (200, 30, 90), "width": 2.0, "dash": dash}
+    small, large = Canvas(40, 40), Canvas(300, 300)
+    small.lines([ring], box=(0, 0, 40, 40), **style)
+    large.lines([ring + 60.0], box=(0, 0, 300, 300), **style)
+    assert np.array_equal(small.finished(), large.finished()[60:100, 60:100])
+    assert small.finished().any() == (max(centre) < 60.0)

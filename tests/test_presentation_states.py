@@ -59,13 +59,13 @@ def case() -> EncodeCase:
 @pytest.fixture(scope="module")
 def objects(case: EncodeCase) -> dict[str, Dataset]:
     """Its result set, as received."""
-    return written(case)
+    return written(case, until=CONTOURS)
 
 
 @cache
 def fused(case: EncodeCase) -> dict[str, Dataset]:
     """Return what a result set has for viewers."""
-    return {name: ds for name, ds in written(case).items() if name.startswith("fused/")}
+    return written(case, below="fused/")
 
 
 def run(*arguments: str | Path) -> str:

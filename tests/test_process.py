@@ -15,20 +15,26 @@ from pydicom import Dataset
 
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from tests.bench.moved_mr import BAR_MM, consistency_mm
-from tests.nodes import run_hilum, write_datasets
+from tests.nodes import hilum_here, run_hilum, write_datasets
 
 Objects = dict[str, list[Dataset]]
 
 
 @pytest.fixture(scope="module")
 def study() -> PhantomStudy:
-    return make_study(PhantomOptions(seed=5, size="tiny"))
+    return make_study(PhantomOptions(seed=5, size="tiny", contrasts=("T1", "T2")))
+
+
+@pytest.fixture(scope="module")
+def plain() -> PhantomStudy:
+    """The least that makes a case: one contrast, no dose."""
+    return make_study(PhantomOptions(seed=5, size="tiny", contrasts=("T1",), with_dose=False))
 
 
 @pytest.fixture
-def objects(study: PhantomStudy) -> Objects:
+def objects(plain: PhantomStudy) -> Objects:
     """Return copies that a test may spoil."""
-    return copies(study)
+    return copies(plain)
 
 
 def copies(study: PhantomStudy) -> Objects:
@@ -144,7 +150,7 @@ def test_case_when_unfit_is_refused_with_its_reason(
     patient_id = str(objects["ct"][0].PatientID)
     spoil(objects)
     out = tmp_path / "out"
-    answer = run_hilum("process", str(write(objects, tmp_path / "in")), "--out", str(out))
+    answer = hilum_here("process", str(write(objects, tmp_path / "in")), "--out", str(out))
     said = answer.stdout + answer.stderr
     assert answer.returncode == 1, said
     assert re.search(told, said, flags=re.IGNORECASE), said
@@ -251,6 +257,9 @@ def test_result_set_when_written_has_the_fixed_names(study: PhantomStudy, first:
     (target,) = first.document["targets"]
     assert target["source_roi"] == "GTVn"
     assert (target["refined_roi"] is None) == (target["status"] == "abstained")
+    written = {name for name in first.names if name.startswith("SURFACE")}
+    assert written == {target["surface_file"]} - {None}
+    assert len(written) == (target["status"] == "refined")
 
 
 # the other positions and planes: test_mmro, and all of them in bench/mmro
@@ -290,7 +299,7 @@ def test_output_folder_when_it_holds_other_things_is_left_alone(
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     folder = write(objects, tmp_path / "in")
-    answer = run_hilum("process", str(folder), "--out", str(out))
+    answer = hilum_here("process", str(folder), "--out", str(out))
     assert answer.returncode == 1
     assert "other files" in answer.stderr
     assert (out / "thesis.txt").read_text() == "years of work"
@@ -304,10 +313,10 @@ def test_output_folder_when_it_holds_the_input_is_refused(objects: Objects, tmp_
     pydicom.dcmwrite(folder / "RTSTRUCT.dcm", objects["structures"][0], enforce_file_format=True)
     before = {p: p.read_bytes() for p in folder.rglob("*.dcm")}
     for out in (folder, tmp_path):
-        answer = run_hilum("process", str(folder), "--out", str(out))
+        answer = hilum_here("process", str(folder), "--out", str(out))
         assert answer.returncode == 1
         assert "holds what is to be computed" in answer.stderr
-    only_ct = run_hilum("process", str(folder / "ct"), "--out", str(folder))
+    only_ct = hilum_here("process", str(folder / "ct"), "--out", str(folder))
     assert only_ct.returncode == 1
     assert {p: p.read_bytes() for p in folder.rglob("*.dcm")} == before
 
@@ -316,18 +325,18 @@ def test_result_set_when_computed_again_takes_the_place_of_the_old(
     folder: Path, first: ResultSet, second: ResultSet
 ) -> None:
     """An earlier result set is replaced whole; a foreign file beside it stops that."""
-    assert len(second.document["registrations"][0]["series"]) == 2
-    assert "MR_3" in first.names
-    assert "MR_2" in second.names
-    assert "MR_3" not in second.names
-    note = folder / "out" / "MR_2" / "note.txt"
+    assert len(second.document["registrations"][0]["series"]) == 1
+    assert "MR_2" in first.names
+    assert "MR_1" in second.names
+    assert "MR_2" not in second.names
+    note = folder / "out" / "MR_1" / "note.txt"
     note.write_text("mine")
-    answer = run_hilum("process", str(folder / "in"), "--out", str(folder / "out"))
+    answer = hilum_here("process", str(folder / "in"), "--out", str(folder / "out"))
     assert answer.returncode == 1
     assert "1 other files" in answer.stderr
     assert note.read_text() == "mine"
     left = {str(p.relative_to(folder / "out")) for p in (folder / "out").rglob("*")}
-    assert left == {*second.names, "MR_2/note.txt"}
+    assert left == {*second.names, "MR_1/note.txt"}
 
 
 def test_answer_when_asked_as_json_is_json_also_without_a_case(
@@ -336,7 +345,7 @@ def test_answer_when_asked_as_json_is_json_also_without_a_case(
     """`--json` is for scripts, which must not meet an empty answer."""
     without_mr(objects)
     folder = write(objects, tmp_path / "in")
-    answer = run_hilum("process", str(folder), "--out", str(tmp_path / "out"), "--json")
+    answer = hilum_here("process", str(folder), "--out", str(tmp_path / "out"), "--json")
     assert answer.returncode == 1
     document = json.loads(answer.stdout)
     assert document["kind"] == "no case"
@@ -350,7 +359,7 @@ def test_time_limit_when_reached_ends_in_a_clear_error(objects: Objects, tmp_pat
         '[node]\ncompute_timeout_s = 0.2\n[[protocol]]\nname = "p"\ntargets = ["GTV*"]\n'
     )
     folder = write(objects, tmp_path / "in")
-    answer = run_hilum(
+    answer = hilum_here(
         "process", str(folder), "--out", str(tmp_path / "out"), "--config", str(config)
     )
     assert answer.returncode == 1
@@ -365,7 +374,7 @@ def test_memory_limit_when_reached_ends_in_a_clear_error(objects: Objects, tmp_p
         '[node]\ncompute_memory_mib = 600\n[[protocol]]\nname = "p"\ntargets = ["GTV*"]\n'
     )
     folder = write(objects, tmp_path / "in")
-    answer = run_hilum(
+    answer = hilum_here(
         "process", str(folder), "--out", str(tmp_path / "out"), "--config", str(config)
     )
     assert answer.returncode == 1, answer.stdout
@@ -399,7 +408,7 @@ def test_different_patients_when_identifiers_are_equal_get_no_contour(
     folder.mkdir()
     source = pydicom.dcmread(real_data / "pancreas-ct" / "RTSTRUCT.dcm")
     names = [*(real_data / "pancreas-ct" / "CT").iterdir(), real_data / "pancreas-ct/RTSTRUCT.dcm"]
-    names += [*(real_data / "liver-mr").rglob("*.dcm")]
+    names += [*(real_data / "liver-mr" / "T2").glob("*.dcm")]
     config = tmp_path / "own.toml"
     config.write_text('[[protocol]]\nname = "p"\ntargets = ["Stomach*"]\nmr_window_days = 100000\n')
     for number, path in enumerate(names):
@@ -427,7 +436,7 @@ def test_different_patients_when_given_together_are_never_joined(
     real_data: Path, tmp_path: Path
 ) -> None:
     """Issue 2: pancreas-ct and liver-mr belong to different people."""
-    answer = run_hilum(
+    answer = hilum_here(
         "process",
         str(real_data / "pancreas-ct" / "CT"),
         str(real_data / "pancreas-ct" / "RTSTRUCT.dcm"),

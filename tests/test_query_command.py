@@ -15,7 +15,7 @@ from node.protocol import FetchRule
 from node.query.find import FIND_MODELS
 from node.query.retrieve import MOVE_MODELS
 from tests.archives import archive_peer, fill, orthanc
-from tests.nodes import free_port, run_hilum, write_datasets
+from tests.nodes import free_port, hilum_here, write_datasets
 from tests.odd_archive import Silent, odd_archive
 from tests.receiving_node import running
 from tests.test_query_find import SERIES, STUDY, slices
@@ -53,7 +53,7 @@ def test_command_when_used_lists_and_fetches(
         path.write_text(CONFIGURATION.format(port=port, archive=archive.port), encoding="utf-8")
 
         def hilum(*arguments: str) -> str:
-            answer = run_hilum("query", "orthanc", *arguments, "--config", str(path))
+            answer = hilum_here("query", "orthanc", *arguments, "--config", str(path))
             assert answer.returncode == 0, answer.stderr
             assert "MARKEDNAME" not in answer.stdout + answer.stderr
             return answer.stdout
@@ -94,9 +94,9 @@ def test_command_when_it_cannot_ask_says_why(
         with odd_archive(Silent()) as peer:
             text = text.replace(text.split("port = ")[2].split("\n")[0], str(peer.port))
             path.write_text(text, encoding="utf-8")
-            answer = run_hilum("query", *arguments, "--config", str(path))
+            answer = hilum_here("query", *arguments, "--config", str(path))
     else:
-        answer = run_hilum("query", *arguments, "--config", str(path))
+        answer = hilum_here("query", *arguments, "--config", str(path))
     assert answer.returncode == 1
     assert words in answer.stderr
     assert "Traceback" not in answer.stderr

@@ -94,7 +94,7 @@ def test_wrong_registration_when_received_is_only_a_candidate(
     assert farthest_mm(document, study.ct_from_mr, study) < 3.0, "voxels measure 4 mm"
 
 
-@pytest.mark.parametrize("into", ["ct", "mr"])
+@pytest.mark.parametrize("into", [pytest.param("ct", marks=pytest.mark.slow), "mr"])
 def test_registration_when_the_protocol_orders_it_is_used_as_sent(
     study: PhantomStudy, folder: Path, tmp_path: Path, into: str
 ) -> None:

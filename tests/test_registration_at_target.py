@@ -86,7 +86,8 @@ def test_series_is_shifted_onto_the_leading_one_when_it_lies_a_little_beside(
     [
         ((0, 0, 0, 0, 0, 0), True),
         ((0, 0, 0, 3.5, -3.5, 1.0), False),
-        ((0, 0, 0, 0, 0, -10.0), False),
+        # less is noticed already: the row above
+        pytest.param((0, 0, 0, 0, 0, -10.0), False, marks=pytest.mark.slow),
         ((15.0, 0, 0, 0, 0, 0), False),
     ],
 )

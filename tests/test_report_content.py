@@ -68,7 +68,7 @@ def test_limits_tell_what_is_exceeded_first_and_why_others_are_open(ordinary: Do
     words = " ".join(said(ordinary))
     assert "Stomach D10cc ≤ 18 Gy: The dose covers only 4.00 cm3 of the ROI." in words
     assert "No ROI is named like the organ of these limits: Colon." in words
-    assert "No table has a limit for A_Aorta." in words
+    assert "No limit for A_Aorta: no table in use has a limit for this organ." in words
 
 
 def test_several_sources_are_told_below_the_limits(ordinary: Document) -> None:
@@ -183,6 +183,7 @@ def test_limits_that_are_no_point_of_a_curve_get_no_mark() -> None:
     """V20Gy in % and cm3, the spared volume and the mean, by hand for an organ of 50 cm3."""
     for metric, bound, unit, expected in (
         ("Dmax", 30.0, "Gy", (30.0, 0.07)),
+        ("Dpoint", 30.0, "Gy", (30.0, 0.0)),
         ("V20Gy", 35.0, "%", (20.0, 35.0)),
         ("V20Gy", 10.0, "cm3", (20.0, 20.0)),
         ("CV21Gy", 40.0, "cm3", (21.0, 20.0)),

@@ -40,7 +40,7 @@ from tests.report_reading import parts_of, said, table_called, tables_of
 
 HOSTILE = "<script>alert(1)</script><b>&amp;</p>"
 GREEK_AND_RUSSIAN = "Πύλη Żółć Опухоль Leberhohlvene Karaciğer"
-CHINESE = "肿瘤"
+KHMER = "\N{KHMER LETTER KA}\N{KHMER LETTER KHA}"
 UNBROKEN = "GTV_" + "very_long_name_" * 4
 
 
@@ -129,13 +129,11 @@ def test_every_page_bears_patient_warning_and_number(pdf: ReadPdf) -> None:
 def test_the_first_page_tells_what_was_done_and_the_verdict(pdf: ReadPdf) -> None:
     """Issue 7, 6: what was done, the verdict, the target on CT, MR and fused, three planes."""
     first = " ".join(pdf.pages[0].split())
-    grid = grid_of()
-    drawn, refined = (ball(grid, (0, 0, 0), r).volume_cm3 for r in (12.0, 10.0))
     for told in (
         "periportal-sbrt",
         "Hilum 0.1.0, 2026-03-04 05:06:07 UTC",
         "1 series in 1 frame of reference registered to the planning CT; 1 of 1 target refined",
-        f"GTVn1 (ROI 1): a refined contour is proposed as GTVn1_CT1: {drawn:.2f} to {refined:.2f}",
+        "GTVn1 (ROI 1): a refined contour is proposed as GTVn1_CT1: 7.31 to 4.21",
         "Confidence 0.88 of 1.",
         "40.0 Gy cover 97.5 % as drawn and 91.2 % (BELOW 95 %) as refined.",
         "Registration 1 (1 series of MR to the planning CT) passed its checks.",
@@ -325,9 +323,22 @@ def test_names_are_words_and_never_markup() -> None:
     assert "unnamed" in html
 
 
-def test_letters_that_the_font_lacks_become_question_marks_in_the_pdf_only() -> None:
-    document = document_of(refined_case(organs=(f"{CHINESE} A",)), ABOUT)
-    assert f"{CHINESE} A" in html_of(document)
+@pytest.mark.parametrize("name", ["王小明", "山田はなこ", "김철수", "Мария", "Ἀθῆναι"])
+def test_names_in_other_scripts_are_printed(name: str) -> None:
+    """In the heads of pages, in facts and tables; fonts of our own stay embedded."""
+    about = replace(ABOUT, patient_name=f"{name} (X)")
+    document = document_of(refined_case(organs=(f"{name} A",)), about)
+    read = read_pdf(pdf_of(document))
+    first = "".join(read.pages[0].split())
+    assert first.count(f"{name}(X)") == 2
+    assert f"{name}A" in first
+    left_to_viewer = {font for font, is_embedded in read.embedded.items() if not is_embedded}
+    assert len(left_to_viewer) == (name in ("王小明", "山田はなこ", "김철수"))
+
+
+def test_letters_that_no_font_has_become_question_marks_in_the_pdf_only() -> None:
+    document = document_of(refined_case(organs=(f"{KHMER} A",)), ABOUT)
+    assert f"{KHMER} A" in html_of(document)
     read = read_pdf(pdf_of(document))
     assert "?? A" in " ".join(read.pages[0].split())
 
@@ -375,9 +386,13 @@ def test_without_mr_and_with_a_failed_registration_no_mr_is_shown() -> None:
 
 def test_two_plans_stand_side_by_side_with_their_difference() -> None:
     """The second plan gives a tenth more to everything."""
-    rows = table_called(document_of(_two_plans(), ABOUT), "MR-planned against SBRT 5x8").rows
-    assert ("Duodenum", "D0.03cc (Gy)", "34.00", "37.40", "+3.40") in rows
-    assert ("GTVn1", "Coverage (%)", "97.5", "97.5", "0.0") in rows
+    document = document_of(_two_plans(), ABOUT)
+    organs = table_called(document, "MR-planned against SBRT 5x8: organs")
+    at = [column.heading for column in organs.columns].index("D0.03cc (Gy) SBRT 5x8")
+    (duodenum,) = [row for row in organs.rows if row[0] == "Duodenum"]
+    assert duodenum[at : at + 3] == ("34.00", "37.40", "+3.40")
+    targets = table_called(document, "MR-planned against SBRT 5x8: targets").rows
+    assert ("GTVn1", "Coverage (%)", "97.5", "97.5", "0.0") in targets
 
 
 def test_daily_positions_found_and_derived_structures_are_told() -> None:

@@ -17,6 +17,7 @@ from node.answering.catalogue import ResultReader
 from node.answering.identifier import Query, read_query, require_unique_keys
 from node.answering.keys import KEY_OF, MOST_MATCHES, Level
 from node.answering.matching import matches
+from node.audit.events import AuditEvent, Kind, Outcome, Tell, untold
 from node.config import Role
 from node.conformance import (
     CANCELLED,
@@ -28,7 +29,7 @@ from node.conformance import (
     SUCCESS,
 )
 from node.errors import UnfitObjectError, UnreadableObjectError
-from node.exchange import Exchange
+from node.exchange import Exchange, caller_of
 from node.index import Index
 from node.index.catalogue import Catalogue, ResultSeries
 from node.index.lookups import sent_by
@@ -53,15 +54,22 @@ class Finder:
         catalogue: Our results.
         reader: Brings it up to date.
         ae_title: Ours, from which results can be retrieved.
+        audit: The audit trail.
     """
 
     def __init__(
-        self, index: Index, catalogue: Catalogue, reader: ResultReader, ae_title: str
+        self,
+        index: Index,
+        catalogue: Catalogue,
+        reader: ResultReader,
+        ae_title: str,
+        audit: Tell = untold,
     ) -> None:
         self._index = index
         self._catalogue = catalogue
         self._reader = reader
         self._ae_title = ae_title
+        self._audit = audit
 
     def serve(self, exchange: Exchange) -> None:
         """Answer one request: an answer for each match, and one at the end."""
@@ -71,11 +79,14 @@ class Finder:
         except (UnreadableObjectError, UnfitObjectError) as error:
             exchange.respond(DOES_NOT_MATCH_SOP_CLASS, comment=str(error))
             LOGGER.info("query.refused", extra={"peer": peer.name, "reason": str(error)})
+            self._audit(asked_event(exchange, {"reason": str(error)}, "failure"))
             return
         uids = query.uids("SOPInstanceUID") if query.level is Level.IMAGE else None
         asks_for_own = uids is not None and Role.SEND in peer.roles
         if Role.RECEIVE not in peer.roles and not asks_for_own:
             exchange.respond(NOT_AUTHORISED, comment="the role receive is needed")
+            denied = {"level": str(query.level), "reason": "the role receive is needed"}
+            self._audit(asked_event(exchange, denied, "failure"))
             return
         sources: list[Iterator[tuple[Values, str]]] = []
         if Role.RECEIVE in peer.roles:
@@ -103,6 +114,9 @@ class Finder:
         exchange.respond(end, comment=comment)
         fields = {"peer": exchange.peer.name, "level": str(query.level), "matches": count}
         LOGGER.info("query.answered", extra={**fields, "status": f"0x{end:04X}"})
+        asked = {"level": str(query.level), "keys": " ".join(query.asked)}
+        told = {**asked, "matches": str(count), "status": f"0x{end:04X}"}
+        self._audit(asked_event(exchange, told, "success"))
 
     def _sent(self, peer: str, query: Query, uids: Sequence[str]) -> Iterator[Values]:
         """Yield what matches of the objects that a peer sent itself."""
@@ -202,6 +216,14 @@ def character_set_for(text: str, asked: str) -> str:
             return UNICODE
         return asked.strip()
     return UNICODE
+
+
+def asked_event(exchange: Exchange, what: Mapping[str, str], outcome: Outcome) -> AuditEvent:
+    """Return what the audit trail is told of a query that a peer put to us."""
+    title, address = caller_of(exchange)
+    told = {**what, "peer": exchange.peer.name, "ae_title": title}
+    told["sop_class"] = str(exchange.sop_class_uid)
+    return AuditEvent(Kind.QUERY_ANSWERED, title, address, outcome, told)
 
 
 def _each_once(found: Iterable[tuple[Values, str]]) -> Iterator[tuple[Values, str]]:

@@ -50,6 +50,8 @@ class Reports:
         promises: What is owed.
         verdicts: Says what is held.
         clock: The time, aware.
+        is_leading: Tells whether it is for this process to call peers, of those that share the
+            index; over an association of the peer each reports that has it.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Reports:
         promises: PromiseBook,
         verdicts: Verdicts,
         clock: Callable[[], datetime],
+        is_leading: Callable[[], bool] = lambda: True,
     ) -> None:
         self._config = config
+        self._is_leading = is_leading
         self._promises = promises
         self._verdicts = verdicts
         self._clock = clock
@@ -121,6 +125,8 @@ class Reports:
 
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_EVERY_S):
+            if not self._is_leading():
+                continue
             try:
                 self._give_up()
                 due = self._promises.due(list(self._callable), self._clock())

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydicom import Dataset
 from pydicom.uid import UID
@@ -19,6 +19,8 @@ from pydicom.uid import UID
 from node.answering.catalogue import ResultReader
 from node.answering.identifier import Query, read_query, require_unique_keys
 from node.answering.keys import MOST_RETRIEVED, MOVES_PER_PEER, Level
+from node.audit.events import AuditEvent, Kind, Tell, untold
+from node.compute_job import RESULTS_FOLDER
 from node.config import Config, Peer, Role
 from node.conformance import (
     CANCELLED,
@@ -38,12 +40,18 @@ from node.delivery import (
     send_instances,
 )
 from node.errors import DeliveryError, NodeError, UnfitObjectError, UnreadableObjectError
-from node.exchange import MAX_MESSAGE_ID, Exchange, SubOperations
+from node.exchange import MAX_MESSAGE_ID, Exchange, SubOperations, caller_of
 from node.index.catalogue import Catalogue, ResultObject
 from node.outgoing import Outgoing, encoded_as, read_outgoing
 from node.peer_line import PeerLine
 
 LOGGER = logging.getLogger(__name__)
+
+
+def case_of_path(path: str) -> str:
+    """Return the case that a result belongs to, by its path in the data folder."""
+    parts = PurePosixPath(path).parts
+    return parts[1] if len(parts) > 1 and parts[0] == RESULTS_FOLDER else ""
 
 
 class _CancelledError(Exception):
@@ -58,6 +66,7 @@ class _Progress:
     total: int
     completed: int = 0
     warned: int = 0
+    taken: set[str] = field(default_factory=set)
     failed: list[str] = field(default_factory=list)
 
     @property
@@ -78,6 +87,8 @@ class _Progress:
             self.warned += 1
         else:
             self.failed.append(sop_instance_uid)
+        if outcome.is_delivered:
+            self.taken.add(sop_instance_uid)
         if not self.done.remaining:
             return
         if self.exchange.is_cancelled():
@@ -107,10 +118,14 @@ class Retriever:
         config: Peers, time limits, our AE title.
         catalogue: Our results.
         reader: Brings it up to date.
+        audit: The audit trail.
     """
 
-    def __init__(self, config: Config, catalogue: Catalogue, reader: ResultReader) -> None:
+    def __init__(
+        self, config: Config, catalogue: Catalogue, reader: ResultReader, audit: Tell = untold
+    ) -> None:
         self._config = config
+        self._audit = audit
         self._catalogue = catalogue
         self._reader = reader
         self._busy: Counter[str] = Counter()
@@ -139,17 +154,18 @@ class Retriever:
             return self._send(destination, objects, progress)
 
         refusal = DESTINATION_UNKNOWN if destination is None else None
-        self._serve(exchange, move, refusal)
+        self._serve(exchange, move, refusal, destination or exchange.peer)
 
     def serve_get(self, exchange: Exchange) -> None:
         """Answer one C-GET."""
-        self._serve(exchange, self._give, None)
+        self._serve(exchange, self._give, None, exchange.peer)
 
     def _serve(
         self,
         exchange: Exchange,
         send: Callable[[Sequence[ResultObject], _Progress], str],
         refusal: int | None,
+        receiver: Peer,
     ) -> None:
         peer = exchange.peer
         fields: dict[str, object] = {"peer": peer.name}
@@ -176,6 +192,7 @@ class Retriever:
                 return
             progress = _Progress(exchange, len(objects))
             is_cancelled, comment = False, ""
+            self._tell(Kind.BEGIN_SENDING, exchange, receiver, objects)
             try:
                 comment = send(objects, progress) if objects else ""
             except _CancelledError:
@@ -183,6 +200,36 @@ class Retriever:
             status = progress.finish(is_cancelled=is_cancelled, comment=comment)
         counts = {"completed": progress.completed + progress.warned, "failed": len(progress.failed)}
         LOGGER.info("retrieval.ended", extra={**fields, **counts, "status": f"0x{status:04X}"})
+        taken = [one for one in objects if one.sop_instance_uid in progress.taken]
+        missed = [one for one in objects if one.sop_instance_uid not in progress.taken]
+        self._tell(Kind.SENT, exchange, receiver, taken)
+        self._tell(Kind.SENT, exchange, receiver, missed, reason=f"status 0x{status:04X}")
+
+    def _tell(
+        self,
+        kind: Kind,
+        exchange: Exchange,
+        receiver: Peer,
+        objects: Sequence[ResultObject],
+        *,
+        reason: str = "",
+    ) -> None:
+        """Tell the audit trail what goes to whom, case by case."""
+        asker, address = caller_of(exchange)
+        is_asker = receiver is exchange.peer
+        by_case: dict[str, Counter[str]] = {}
+        for one in objects:
+            by_case.setdefault(case_of_path(one.path), Counter())[one.sop_class_uid] += 1
+        for case_id, classes in by_case.items():
+            what = {
+                "case_id": case_id,
+                "peer": receiver.name,
+                "ae_title": asker if is_asker else receiver.ae_title,
+                "sop_classes": " ".join(f"{uid}={count}" for uid, count in classes.items()),
+                **({"reason": reason} if reason else {}),
+            }
+            place = address if is_asker else receiver.host
+            self._audit(AuditEvent(kind, asker, place, "failure" if reason else "success", what))
 
     @contextmanager
     def _turn(self, peer: Peer) -> Iterator[bool]:

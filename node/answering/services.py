@@ -12,6 +12,7 @@ from node.answering.find import Finder
 from node.answering.keys import FIND_CLASSES, GET_CLASSES, MOVE_CLASSES, SYNTAXES
 from node.answering.reports import Reports
 from node.answering.retrieve import Retriever
+from node.audit.events import Tell, untold
 from node.config import Config
 from node.conformance import STORAGE_COMMITMENT
 from node.index import Index
@@ -29,17 +30,26 @@ class Answering:
         store: Where received objects are.
         index: Whose tables exist.
         clock: The time, aware.
+        is_leading: Tells whether it is for this process to call peers of its own accord.
+        audit: The audit trail.
     """
 
     def __init__(
-        self, config: Config, store: ObjectStore, index: Index, clock: Callable[[], datetime]
+        self,
+        config: Config,
+        store: ObjectStore,
+        index: Index,
+        clock: Callable[[], datetime],
+        is_leading: Callable[[], bool] = lambda: True,
+        audit: Tell = untold,
     ) -> None:
         catalogue = Catalogue(index)
         reader = ResultReader(catalogue, config.node.data)
-        finder = Finder(index, catalogue, reader, config.node.ae_title)
-        self._retriever = retriever = Retriever(config, catalogue, reader)
+        finder = Finder(index, catalogue, reader, config.node.ae_title, audit)
+        self._retriever = retriever = Retriever(config, catalogue, reader, audit)
         promises = PromiseBook(index)
-        self._reports = Reports(config, promises, Verdicts(config, index, store), clock)
+        verdicts = Verdicts(config, index, store)
+        self._reports = Reports(config, promises, verdicts, clock, is_leading)
         requests = CommitmentRequests(config, promises, clock, self._reports.report_after)
         self.services: tuple[Service, ...] = (
             *(Service(one, SYNTAXES, serves=((C_FIND, finder.serve),)) for one in FIND_CLASSES),

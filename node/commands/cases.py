@@ -1,26 +1,31 @@
-"""`hilum cases`: look at cases, retry them, abandon them."""
+"""`hilum cases`: look at cases, retry them, compute them under another protocol, abandon them."""
 
 import getpass
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from node.audit.events import AuditEvent, Kind
+from node.audit.trail import tell_from_command
+from node.case_orders import CaseOrders
 from node.compute_job import summary_lines
-from node.config import Config, read_config
+from node.config import read_config
 from node.console import OUT, ConfigOption, JsonOption, clean, findings_told, open_index, print_json
 from node.errors import NodeError
-from node.index.cases import CaseBook, CaseRecord
-from node.index.delivery_orders import DeliveryOrders
-from node.index.standings import StandingBook
+from node.index.cases import CaseBook
 from node.index.states import UNSETTLED, CaseState
 
 PeerOption = Annotated[str | None, typer.Option("--peer", help="Only the delivery to this peer.")]
 
-cases_app = typer.Typer(help="Look at cases, retry them, abandon them.", no_args_is_help=True)
+cases_app = typer.Typer(
+    help="Look at cases, retry them, rerun them, abandon them.", no_args_is_help=True
+)
 
 
 @cases_app.command("list")
@@ -108,26 +113,12 @@ def _receipt_line(receipt: Mapping[str, Any]) -> str:
 @cases_app.command()
 def retry(case_id: str, config: ConfigOption = None, peer: PeerOption = None) -> None:
     """Begin again what was rejected, failed, abandoned or not delivered."""
-    settings = read_config(config)
-    with open_index(settings) as index:
-        record, now = CaseBook(index).case(case_id), datetime.now(UTC)
-        are_whole = record is not None and all(
-            (settings.node.data / path).exists() for path in record.results
-        )
-        give_up = _patience(settings, record)
-        if peer is not None and record is not None and not are_whole:
-            raise NodeError(
-                f"result files of case {case_id} are gone",
-                hint=f"`hilum cases retry {case_id}` computes them anew",
-            )
-        is_left_alone = False
-        if peer is not None:
-            DeliveryOrders(index).reopen_for(case_id, peer, give_up, _operator(), now)
-            is_left_alone = StandingBook(index).standing(peer).open_since is not None
-        elif record is not None and record.state is CaseState.UNDELIVERED and are_whole:
-            DeliveryOrders(index).reopen(case_id, give_up, now)
+    is_left_alone = False
+    with _orders(config, "retry", case_id, peer) as orders:
+        if peer is None:
+            orders.retry(case_id)
         else:
-            CaseBook(index).ask_again(case_id, now)
+            is_left_alone = not orders.retry_delivery(case_id, peer)
     what = f"case {case_id}" if peer is None else f"the delivery of case {case_id} to {peer}"
     OUT.print(f"{what} is begun again by the running node")
     if is_left_alone:
@@ -137,21 +128,42 @@ def retry(case_id: str, config: ConfigOption = None, peer: PeerOption = None) ->
 @cases_app.command()
 def abandon(case_id: str, config: ConfigOption = None, peer: PeerOption = None) -> None:
     """Stop all work on a case; new objects revive it. With --peer: give up that delivery only."""
-    with open_index(read_config(config)) as index:
-        now = datetime.now(UTC)
+    with _orders(config, "abandon", case_id, peer) as orders:
         if peer is None:
-            CaseBook(index).abandon(case_id, now)
+            orders.abandon(case_id)
         else:
-            DeliveryOrders(index).abandon_for(case_id, peer, _operator(), now)
+            orders.abandon_delivery(case_id, peer)
     what = f"case {case_id}" if peer is None else f"the delivery of case {case_id} to {peer}"
     OUT.print(f"{what} is abandoned")
 
 
-def _patience(settings: Config, record: CaseRecord | None) -> timedelta:
-    """Return how long a delivery that is begun again may take."""
-    protocol = None if record is None else settings.protocol_named(record.protocol)
-    hours = None if protocol is None else protocol.delivery_give_up_h
-    return timedelta(hours=settings.node.delivery_give_up_h if hours is None else hours)
+@cases_app.command()
+def rerun(
+    case_id: str,
+    protocol: Annotated[str, typer.Option("--protocol", help="Compute it under this protocol.")],
+    config: ConfigOption = None,
+) -> None:
+    """Compute the objects of a case anew, under a protocol of your choice, now and from now on."""
+    with _orders(config, "rerun", case_id) as orders:
+        orders.rerun(case_id, protocol)
+    OUT.print(f"the objects of case {case_id} are computed under {protocol} by the running node")
+
+
+@contextmanager
+def _orders(
+    config: Path | None, action: str, case_id: str, peer: str | None = None
+) -> Iterator[CaseOrders]:
+    """Give what takes orders, for a block; one that was carried out stands in the audit trail."""
+    settings = read_config(config)
+    with open_index(settings) as index:
+        yield CaseOrders(settings, index, _now, _operator())
+        what = {"case_id": case_id, "action": action, **({"peer": peer} if peer else {})}
+        tell = tell_from_command(settings, index, _now)
+        tell(AuditEvent(Kind.CASE_CHANGED, what=what))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _operator() -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from node.audit.events import AuditEvent, Kind
+from node.audit.trail import tell_from_command
 from node.config import Peer, read_config
 from node.console import (
     ERR,
@@ -108,6 +110,8 @@ def resume(peer: str, config: ConfigOption = None) -> None:
         raise NodeError(f"no peer {peer!r}", hint=f"the configuration has: {known}")
     with open_index(settings) as index:
         was_open = StandingBook(index).resume(peer, datetime.now(UTC))
+        tell = tell_from_command(settings, index, lambda: datetime.now(UTC))
+        tell(AuditEvent(Kind.REQUEST, what={"action": "peer resume", "peer": peer}))
     told = "is tried again" if was_open else "was not left alone; what waits for it is tried now"
     OUT.print(f"{peer} {told}")
 

@@ -5,7 +5,9 @@ takes the write lock when it begins, so that none fails half-way because another
 `Index.read` does without. PostgreSQL needs nothing of that.
 """
 
+import logging
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,18 +15,34 @@ from typing import Any
 
 import sqlalchemy as sa
 
+import node.index.access_rows
+import node.index.case_list_rows
 import node.index.case_rows
 import node.index.catalogue_rows
+import node.index.echo_rows
 import node.index.fetch_rows
+import node.index.notice_rows
 import node.index.peer_rows
-import node.index.promise_rows  # noqa: F401 - all, so that `create` knows every table
+import node.index.promise_rows
+import node.index.removal_rows  # noqa: F401 - all, so that `create` knows every table
 from node.errors import NodeError, StorageFullError, UnfitObjectError
-from node.index.tables import METADATA, SCHEMA, SCHEMA_VERSION
+from node.index.migrations import can_migrate, make_tables, migrate, take_turns, version_of
+from node.index.opening import cannot_open
+from node.index.sqlite_copy import copy_database
+from node.index.tables import READ_ONLY, SCHEMA_VERSION
+
+LOGGER = logging.getLogger(__name__)
+
+IDLE_TIMEOUT_S = 30
+"""How long a transaction may do nothing (PostgreSQL): a process that was stopped in one must not
+keep its locks from the others for ever."""
 
 BUSY_TIMEOUT_S = 30.0
 """How long a transaction waits for another one's write lock (SQLite)."""
 
-_READ_ONLY = "hilum_read_only"
+_TURN_LOCK = 0x48494C554F
+"""Key of the advisory lock of `Index.turn` (PostgreSQL 13.3.5)."""
+
 _SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 _POSTGRES_REFUSALS = frozenset({"53100", "58030"})
 """disk_full and io_error (PostgreSQL, appendix A)."""
@@ -45,7 +63,7 @@ class Index:
             self._url = sa.make_url(url)
             # parameters hold patient identifiers; PostgreSQL may quote them all the same, so the
             # text of foreign exceptions is kept out of the log, too (node.log)
-            self.engine = sa.create_engine(self._url, hide_parameters=True)
+            self.engine = sa.create_engine(self._url, hide_parameters=True, pool_pre_ping=True)
         except (sa.exc.ArgumentError, ImportError) as error:
             raise NodeError(
                 "node.database is no address of a database that can be used here",
@@ -54,33 +72,92 @@ class Index:
         if self._url.get_backend_name() == "sqlite":
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
-        self._reader = self.engine.execution_options(**{_READ_ONLY: True})
+        else:
+            sa.event.listen(self.engine, "connect", _prepare_postgresql)
+        reading: dict[str, Any] = {READ_ONLY: True}
+        if self.is_shared:  # all queries of a transaction see the same; SQLite gives that anyway
+            reading["isolation_level"] = "REPEATABLE READ"
+        self._reader = self.engine.execution_options(**reading)
+        self._turn = threading.local()
+        """`connection`: that of the turn which this thread has, if it has one."""
 
     def create(self) -> None:
-        """Make the tables that are absent.
+        """Make the tables, or bring those of an earlier version up to date.
+
+        All or nothing, and once, however many processes start at the same time. A SQLite database
+        is copied beside itself first (`index.sqlite.version-2`); the copy is kept until the next.
 
         Raises:
-            NodeError: The database cannot be opened, or has tables of another version.
+            NodeError: The database cannot be opened, or has tables of a later version.
             StorageFullError: No room.
         """
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with _opened():
+            if self.version() == SCHEMA_VERSION:
+                return
             with self.begin() as connection:
-                METADATA.create_all(connection)
-                found = connection.execute(sa.select(SCHEMA.c.version)).scalar()
+                take_turns(connection)
+                found = version_of(connection)  # another process may have been first
                 if found is None:
-                    connection.execute(SCHEMA.insert().values(version=SCHEMA_VERSION))
-        except sa.exc.DBAPIError as error:
-            raise NodeError(
-                f"the database cannot be opened ({type(error.orig).__name__})",
-                hint="see that it runs and that its file is undamaged; else restore a backup",
-            ) from error
+                    make_tables(connection)
+                elif found != SCHEMA_VERSION:
+                    _require_steps(found)
+                    self._keep_copy(found)
+                    migrate(connection, found)
+                    LOGGER.info(
+                        "index.migrated", extra={"version": SCHEMA_VERSION, "from_version": found}
+                    )
+
+    def version(self) -> int | None:
+        """Return the version of the tables, or None where there are none."""
+        with self.read() as connection:
+            return version_of(connection)
+
+    def checked_version(self) -> int | None:
+        """Return the version of the tables, None where there are none; changes nothing.
+
+        Raises:
+            NodeError: The database cannot be opened, or is of a version that cannot be used.
+        """
+        with _opened():
+            found = self.version()
         if found not in (None, SCHEMA_VERSION):
+            _require_steps(found)
+        return found
+
+    def require_tables(self) -> None:
+        """Do nothing if the tables are of this program's version; changes nothing.
+
+        Raises:
+            NodeError: The database cannot be opened, or they are not.
+        """
+        with _opened():
+            found = self.version()
+        if found is None:
+            raise NodeError("the database has no tables yet", hint="start the node once")
+        if found < SCHEMA_VERSION and can_migrate(found):
             raise NodeError(
                 f"the database has schema version {found}, this program needs {SCHEMA_VERSION}",
-                hint="start the version of Hilum that made it, or restore a matching backup",
+                hint="start the node of this version: it brings the database up to date",
             )
+        if found != SCHEMA_VERSION:
+            _require_steps(found)
+
+    def _keep_copy(self, version: int) -> None:
+        if self._url.get_backend_name() != "sqlite" or not self._url.database:
+            return
+        path = Path(self._url.database)
+        kept = path.with_name(f"{path.name}.version-{version}")
+        copy_database(path, kept)
+        for older in path.parent.glob(f"{path.name}.version-*"):
+            if older != kept:
+                older.unlink()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may work on it, too (PostgreSQL)."""
+        return self._url.get_backend_name() == "postgresql"
 
     def close(self) -> None:
         """Close every connection."""
@@ -93,14 +170,59 @@ class Index:
         Raises:
             StorageFullError: No room, or the disk refuses; nothing was changed.
         """
-        with _translated(), self.engine.begin() as connection:
-            yield connection
+        connection = getattr(self._turn, "connection", None)
+        with (
+            _translated(),
+            self.engine.begin() if connection is None else connection.begin_nested() as begun,
+        ):
+            yield begun if connection is None else connection
+
+    @contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Have a block to this process alone; tell whether it has the turn, or another one now.
+
+        All that this thread writes in the block is one transaction: a process that was stopped in
+        its turn until the database ended that has written nothing. Reading goes by `read`, and sees
+        what others have written. SQLite has one process only, whose turn it always is.
+
+        Raises:
+            StorageFullError: As of `begin`.
+        """
+        if not self.is_shared:
+            yield True
+            return
+        with self.begin() as connection:
+            take = sa.select(sa.func.pg_try_advisory_xact_lock(_TURN_LOCK))
+            if not connection.scalar(take):
+                yield False
+                return
+            self._turn.connection = connection
+            try:
+                yield True
+            finally:
+                del self._turn.connection
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Give a connection that sees one state of the database, blocks nobody, must not write."""
         with self._reader.begin() as connection:
             yield connection
+
+
+def _require_steps(version: int) -> None:
+    if version > SCHEMA_VERSION or not can_migrate(version):
+        raise NodeError(
+            f"the database has schema version {version}, this program needs {SCHEMA_VERSION}",
+            hint="start the version of Hilum that made it, or restore a matching backup",
+        )
+
+
+@contextmanager
+def _opened() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        raise cannot_open(error) from error
 
 
 @contextmanager
@@ -128,6 +250,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_S}s'")
+    connection.commit()  # else it would be undone when the connection is given back
+
+
 def _begin_sqlite(connection: sa.Connection) -> None:
-    is_read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    is_read_only = connection.get_execution_options().get(READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if is_read_only else "BEGIN IMMEDIATE")

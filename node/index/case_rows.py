@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from node.errors import NodeError
 from node.index.states import TRANSITIONS, CaseState
-from node.index.tables import METADATA
+from node.index.tables import METADATA, READ_ONLY
 
 CASES = sa.Table(
     "cases",
@@ -26,7 +26,22 @@ CASES = sa.Table(
     sa.Column("findings", sa.Text, nullable=False),
     sa.Column("created_at", sa.String(40), nullable=False),
     sa.Column("updated_at", sa.String(40), nullable=False),
+    sa.Column("patient_name", sa.Text, nullable=False, server_default=""),
+    sa.Column("patient_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("registration", sa.String(16), nullable=False, server_default=""),
+    sa.Column("target", sa.String(16), nullable=False, server_default=""),
+    sa.Column("worst", sa.String(16), nullable=False, server_default=""),
+    sa.Index("ix_cases_newest", "updated_at", "case_id"),
+    sa.Index("ix_cases_newest_by_state", "state", "updated_at", "case_id"),
+    sa.Index("ix_cases_newest_by_protocol", "protocol", "updated_at", "case_id"),
+    sa.Index("ix_cases_newest_by_worst", "worst", "updated_at", "case_id"),
+    sa.Index("ix_cases_structure_set", "structure_set_uid"),
+    sa.Index("ix_cases_look_again", "look_again", "patient_key"),
 )
+"""What lists show stands in columns: whose it is, and of the newest revision the worst status of a
+registration, what became of the targets (`refined`, `partly refined`, `abstained`) and the worst
+severity of a finding; empty where nothing is known. See `node.index.case_labels`."""
+
 REVISIONS = sa.Table(
     "revisions",
     METADATA,
@@ -68,8 +83,11 @@ DELIVERIES = sa.Table(
     sa.Column("give_up_at", sa.String(40), nullable=False),
     sa.Column("updated_at", sa.String(40), nullable=False),
     sa.Column("outputs", sa.Text, nullable=False),
+    sa.Column("begun", sa.Integer, nullable=False, server_default="0"),
+    sa.Index("ix_deliveries_peer", "peer", "state", "case_id"),
 )
-"""`outputs`: the kinds of objects that the peer gets, as a JSON list."""
+"""`outputs`: the kinds of objects that the peer gets, as a JSON list; `begun`: how often an attempt
+was begun, all together: what an earlier start says is not believed."""
 
 RECEIPTS = sa.Table(
     "receipts",
@@ -112,7 +130,12 @@ HEARTBEATS = sa.Table(
     METADATA,
     sa.Column("process", sa.String(120), primary_key=True),
     sa.Column("beat_at", sa.String(40), nullable=False),
+    sa.Column("beats", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("role", sa.String(16), nullable=False, server_default=""),
+    sa.Column("host", sa.String(64), nullable=False, server_default=""),
+    sa.Column("version", sa.String(40), nullable=False, server_default=""),
 )
+"""`beats`: grows with each sign of life, and is what others go by: their clocks may differ."""
 
 
 class IllegalMoveError(NodeError):
@@ -120,8 +143,10 @@ class IllegalMoveError(NodeError):
 
 
 def case_row(connection: sa.Connection, case_id: str) -> sa.Row[Any] | None:
-    """Return the row of a case, locked for this transaction where the database can."""
-    query = sa.select(CASES).where(CASES.c.case_id == case_id).with_for_update()
+    """Return the row of a case, locked for this transaction if it may write, where that can be."""
+    query = sa.select(CASES).where(CASES.c.case_id == case_id)
+    if not connection.get_execution_options().get(READ_ONLY, False):
+        query = query.with_for_update()
     return connection.execute(query).first()
 
 

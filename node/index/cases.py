@@ -14,6 +14,8 @@ import sqlalchemy as sa
 
 from node.assembly import AssemblyFinding, CaseProposal
 from node.index import Index
+from node.index.case_labels import label_case, worst_of
+from node.index.case_list_rows import CASE_WORDS
 from node.index.case_rows import (
     CASES,
     DELIVERIES,
@@ -27,6 +29,7 @@ from node.index.case_rows import (
 )
 from node.index.delivery_accounts import delivery_findings, receipt_counts, waiting_reasons
 from node.index.peer_rows import COMMITMENTS
+from node.index.protocol_choices import refuse_other_choice
 from node.index.states import SETTLED, UNSETTLED, CaseState, DeliveryState
 
 
@@ -117,9 +120,11 @@ class CaseBook:
                 ct_series_uid=proposal.ct_series_uid,
                 structure_set_uid=proposal.structure_set_uid,
                 seen=proposal.fingerprint,
-                findings=_findings_json(proposal.findings),
+                **_noticed(proposal.findings),
             )
         )
+        if row.seen != proposal.fingerprint:
+            label_case(connection, proposal)
         if proposal.rejection:
             move_case(connection, row, CaseState.REJECTED, proposal.rejection, now)
         elif proposal.waiting_for:
@@ -155,7 +160,12 @@ class CaseBook:
         connection.execute(
             CASES.update()
             .where(CASES.c.case_id == row.case_id)
-            .values(revision=revision, fingerprint=proposal.fingerprint)
+            .values(
+                revision=revision,
+                fingerprint=proposal.fingerprint,
+                registration="",
+                target="",
+            )
         )
         move_case(connection, row, CaseState.READY, "", now, revision=revision)
 
@@ -176,6 +186,7 @@ class CaseBook:
                 move_case(connection, row, CaseState.REJECTED, reason, now)
             else:
                 connection.execute(HISTORY.delete().where(HISTORY.c.case_id == row.case_id))
+                connection.execute(CASE_WORDS.delete().where(CASE_WORDS.c.case_id == row.case_id))
                 connection.execute(CASES.delete().where(CASES.c.case_id == row.case_id))
 
     def patients_to_look_at(self) -> set[str]:
@@ -197,8 +208,13 @@ class CaseBook:
 
     # --- operators -----------------------------------------------------------------------------
 
-    def ask_again(self, case_id: str, now: datetime) -> None:
+    def ask_again(self, case_id: str, now: datetime, operator: str = "operator") -> None:
         """Have a case assembled and computed again, from its present objects and settings.
+
+        Args:
+            case_id: The case.
+            now: The time, aware.
+            operator: Who orders it, for the history.
 
         Raises:
             IllegalMoveError: The case is unknown, or at work, or there is nothing to do again.
@@ -213,15 +229,16 @@ class CaseBook:
                     f"case {case_id} is {state}: there is nothing to begin again",
                     hint=f"only {', '.join(sorted(_REPEATABLE))} cases can be retried",
                 )
+            refuse_other_choice(connection, row)
             connection.execute(
                 CASES.update()
                 .where(CASES.c.case_id == case_id)
                 .values(look_again=True, fingerprint="")
             )
-            move_case(connection, row, CaseState.WAITING, "retried by operator", now)
+            move_case(connection, row, CaseState.WAITING, f"retried by {operator}", now)
 
-    def abandon(self, case_id: str, now: datetime) -> None:
-        """Stop all work on a case; new objects revive it.
+    def abandon(self, case_id: str, now: datetime, operator: str = "operator") -> None:
+        """Stop all work on a case; new objects revive it. `operator`: who orders it.
 
         Raises:
             IllegalMoveError: The case is unknown or already at its end.
@@ -238,14 +255,14 @@ class CaseBook:
                 )
                 .values(
                     state=DeliveryState.ABANDONED,
-                    reason="abandoned by operator",
+                    reason=f"abandoned by {operator}",
                     updated_at=utc_text(now),
                 )
             )
             connection.execute(
                 COMMITMENTS.update().where(COMMITMENTS.c.case_id == case_id).values(state="closed")
             )
-            move_case(connection, row, CaseState.ABANDONED, "abandoned by operator", now)
+            move_case(connection, row, CaseState.ABANDONED, f"abandoned by {operator}", now)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -280,7 +297,7 @@ class CaseBook:
                 .where(RESULTS.c.case_id == case_id, RESULTS.c.revision == row.revision)
                 .order_by(RESULTS.c.path)
             ).all()
-            waiting = waiting_reasons(connection, case_id)
+            waiting = waiting_reasons(connection, [case_id])
             findings = delivery_findings(connection, case_id, row.revision)
             receipts = receipt_counts(connection, case_id, row.revision)
         return _record(
@@ -317,9 +334,9 @@ def _new_case(patient_key: str, proposal: CaseProposal, now: datetime) -> dict[s
         "reason": "",
         "fingerprint": "",
         "revision": 0,
-        "seen": proposal.fingerprint,
+        "seen": "",
         "look_again": False,
-        "findings": _findings_json(proposal.findings),
+        **_noticed(proposal.findings),
         "created_at": utc_text(now),
         "updated_at": utc_text(now),
     }
@@ -341,5 +358,6 @@ def _record(row: sa.Row[Any], waiting: Mapping[str, str], **details: Any) -> Cas
     )
 
 
-def _findings_json(findings: Sequence[AssemblyFinding]) -> str:
-    return json.dumps([{"code": f.code, "severity": f.severity, "text": f.text} for f in findings])
+def _noticed(findings: Sequence[AssemblyFinding]) -> dict[str, str]:
+    told = [{"code": f.code, "severity": f.severity, "text": f.text} for f in findings]
+    return {"findings": json.dumps(told), "worst": worst_of(told)}

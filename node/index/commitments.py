@@ -21,7 +21,7 @@ from node.index.case_rows import (
     RESULTS,
     utc_text,
 )
-from node.index.deliveries import TAKEN, DeliveryKey, is_of
+from node.index.deliveries import TAKEN, DeliveryKey, is_of, is_start
 from node.index.peer_rows import COMMITMENTS
 from node.index.states import DeliveryState
 
@@ -259,8 +259,7 @@ class CommitmentBook:
             connection.execute(
                 DELIVERIES.update()
                 .where(
-                    is_of(key, DELIVERIES),
-                    DELIVERIES.c.attempt == key.attempt,
+                    is_start(key),
                     DELIVERIES.c.state == DeliveryState.COMMITTING,
                 )
                 .values(

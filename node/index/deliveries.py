@@ -1,12 +1,13 @@
 """What is owed to peers, what they answered, and when a delivery is settled."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from node.errors import NodeError
 from node.index import Index
 from node.index.case_rows import (
     DELIVERIES,
@@ -34,12 +35,22 @@ REFUSED = "refused_permanent"
 
 @dataclass(frozen=True, slots=True)
 class DeliveryKey:
-    """One attempt to bring one result set to one peer; attempts are numbered from 0."""
+    """One attempt to bring one result set to one peer; attempts are numbered from 0.
+
+    Attributes:
+        begun: Which start of an attempt, counted over all attempts; 0: none yet. What a process
+            says of a start that another one has followed changes nothing.
+    """
 
     case_id: str
     revision: int
     peer: str
     attempt: int
+    begun: int = 0
+
+
+class OvertakenError(NodeError):
+    """Another process has begun the same delivery anew: this one must not go on with it."""
 
 
 class Owed(NamedTuple):
@@ -65,6 +76,11 @@ class DeliveryBook:
 
     def __init__(self, index: Index) -> None:
         self._index = index
+
+    @property
+    def index(self) -> Index:
+        """Whose deliveries these are."""
+        return self._index
 
     def due(self, now: datetime) -> list[DeliveryKey]:
         """Return the attempts whose time has come, oldest result set first.
@@ -117,6 +133,27 @@ class DeliveryBook:
                 found.append(DeliveryKey(row.case_id, row.revision, row.peer, row.attempt))
         return found
 
+    def begin(self, key: DeliveryKey) -> DeliveryKey | None:
+        """Begin an attempt; return it with the number of its start.
+
+        Returns:
+            None when the attempt is over, or the delivery settled.
+        """
+        with self._index.begin() as connection:
+            changed = connection.execute(
+                DELIVERIES.update()
+                .where(
+                    is_of(key, DELIVERIES),
+                    DELIVERIES.c.attempt == key.attempt,
+                    DELIVERIES.c.state.in_(UNSETTLED),
+                )
+                .values(begun=DELIVERIES.c.begun + 1)
+            )
+            if not changed.rowcount:
+                return None
+            begun = connection.scalar(sa.select(DELIVERIES.c.begun).where(is_of(key, DELIVERIES)))
+        return replace(key, begun=begun or 0)
+
     def owed(self, key: DeliveryKey) -> Owed | None:
         """Return what the peer has neither confirmed nor refused for good, and until when to try.
 
@@ -129,7 +166,7 @@ class DeliveryBook:
         )
         with self._index.read() as connection:
             entry = connection.execute(sa.select(DELIVERIES).where(is_of(key, DELIVERIES))).first()
-            if entry is None or entry.attempt != key.attempt:
+            if entry is None or (entry.attempt, entry.begun) != (key.attempt, key.begun):
                 return None
             if entry.state not in UNSETTLED:
                 return None
@@ -155,7 +192,11 @@ class DeliveryBook:
         reason: str,
         now: datetime,
     ) -> None:
-        """Keep what a peer answered for one object; the newest answer counts."""
+        """Keep what a peer answered for one object; the newest answer counts.
+
+        Raises:
+            OvertakenError: Another process has begun the delivery anew.
+        """
         identity = {
             "case_id": key.case_id,
             "revision": key.revision,
@@ -165,6 +206,9 @@ class DeliveryBook:
         answer = {"status": status, "outcome": outcome, "reason": reason, "at": utc_text(now)}
         answer |= {"commitment": "", "commitment_reason": ""}
         with self._index.begin() as connection:
+            begun = connection.scalar(sa.select(DELIVERIES.c.begun).where(is_of(key, DELIVERIES)))
+            if begun != key.begun:
+                raise OvertakenError("another process has begun this delivery anew")
             conditions = [RECEIPTS.c[name] == value for name, value in identity.items()]
             changed = connection.execute(RECEIPTS.update().where(*conditions).values(**answer))
             if not changed.rowcount:
@@ -221,8 +265,7 @@ class DeliveryBook:
             connection.execute(
                 DELIVERIES.update()
                 .where(
-                    is_of(key, DELIVERIES),
-                    DELIVERIES.c.attempt == key.attempt,
+                    is_start(key),
                     DELIVERIES.c.state.in_(UNSETTLED),
                 )
                 .values(
@@ -240,8 +283,7 @@ class DeliveryBook:
             connection.execute(
                 DELIVERIES.update()
                 .where(
-                    is_of(key, DELIVERIES),
-                    DELIVERIES.c.attempt == key.attempt,
+                    is_start(key),
                     DELIVERIES.c.state == DeliveryState.PENDING,
                 )
                 .values(state=DeliveryState.COMMITTING, reason="", updated_at=utc_text(now))
@@ -259,8 +301,7 @@ class DeliveryBook:
             changed = connection.execute(
                 DELIVERIES.update()
                 .where(
-                    is_of(key, DELIVERIES),
-                    DELIVERIES.c.attempt == key.attempt,
+                    is_start(key),
                     DELIVERIES.c.state.in_(UNSETTLED),
                 )
                 .values(state=state, reason=reason, updated_at=utc_text(now))
@@ -281,6 +322,15 @@ def is_of(key: DeliveryKey, table: sa.Table) -> sa.ColumnElement[bool]:
         table.c.case_id == key.case_id,
         table.c.revision == key.revision,
         table.c.peer == key.peer,
+    )
+
+
+def is_start(key: DeliveryKey) -> sa.ColumnElement[bool]:
+    """Return the condition that picks a delivery if no other start has followed this one."""
+    return sa.and_(
+        is_of(key, DELIVERIES),
+        DELIVERIES.c.attempt == key.attempt,
+        DELIVERIES.c.begun == key.begun,
     )
 
 

@@ -5,7 +5,7 @@ than they are.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,12 +21,14 @@ _WARNED = "warned"
 _TEXT_LENGTH = len("2026-03-01T12:00")
 
 
-def waiting_reasons(connection: sa.Connection, case_id: str | None = None) -> dict[str, str]:
+def waiting_reasons(
+    connection: sa.Connection, case_ids: Sequence[str] | None = None
+) -> dict[str, str]:
     """Return why cases that are being delivered are not delivered yet, by case id.
 
     Args:
         connection: Sees one state of the index.
-        case_id: Only this case; None: all.
+        case_ids: Only these cases; None: all.
     """
     query = (
         sa.select(
@@ -47,8 +49,8 @@ def waiting_reasons(connection: sa.Connection, case_id: str | None = None) -> di
         .where(CASES.c.state == CaseState.DELIVERING, DELIVERIES.c.state.in_(UNSETTLED))
         .order_by(DELIVERIES.c.peer)
     )
-    if case_id is not None:
-        query = query.where(CASES.c.case_id == case_id)
+    if case_ids is not None:
+        query = query.where(CASES.c.case_id.in_(case_ids))
     found: dict[str, list[str]] = defaultdict(list)
     for row in connection.execute(query):
         if row.open_since is not None:

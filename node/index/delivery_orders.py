@@ -33,7 +33,9 @@ class DeliveryOrders:
     def __init__(self, index: Index) -> None:
         self._index = index
 
-    def reopen(self, case_id: str, give_up: timedelta, now: datetime) -> None:
+    def reopen(
+        self, case_id: str, give_up: timedelta, now: datetime, operator: str = "operator"
+    ) -> None:
         """Owe again what the newest revision of an undelivered case did not deliver.
 
         Raises:
@@ -51,7 +53,7 @@ class DeliveryOrders:
             peers = connection.scalars(sa.select(DELIVERIES.c.peer).where(is_meant)).all()
             for peer in peers:
                 _owe_again(connection, row, peer, give_up, now)
-            move_case(connection, row, CaseState.DELIVERING, "retried by operator", now)
+            move_case(connection, row, CaseState.DELIVERING, f"retried by {operator}", now)
 
     def reopen_for(
         self, case_id: str, peer: str, give_up: timedelta, operator: str, now: datetime

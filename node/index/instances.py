@@ -5,6 +5,7 @@ Decides nothing about cases: it returns candidates, `node.assembly` judges them.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -131,6 +132,14 @@ class InstanceBook:
             )
             return result.rowcount
 
+    def open_associations(self, node_run: str) -> list[int]:
+        """Return the associations that a process has not closed."""
+        query = sa.select(ASSOCIATIONS.c.id).where(
+            ASSOCIATIONS.c.node_run == node_run, ASSOCIATIONS.c.closed_at.is_(None)
+        )
+        with self._index.read() as connection:
+            return list(connection.scalars(query))
+
     def add_instance(
         self,
         header: InstanceHeader,
@@ -162,10 +171,11 @@ class InstanceBook:
         """
         uids = [one.header.sop_instance_uid for one in arrivals]
         with self._index.begin() as connection:
-            _take_turns(connection)
+            take_turns_adding(connection)
             known = _known_contents(connection, uids)
             results = _results_among(connection, uids)
             _carry_series(connection, arrivals)
+            _count_objects(connection, arrivals)
             found: list[Added] = []
             rows: list[dict[str, object]] = []
             for one in arrivals:
@@ -277,6 +287,11 @@ class InstanceBook:
             )
         return keys, max(newest, instance_row_id)
 
+    def has_any(self) -> bool:
+        """Tell whether anything was ever received."""
+        with self._index.read() as connection:
+            return connection.scalar(sa.select(INSTANCES.c.id).limit(1)) is not None
+
     def looked_row(self) -> int:
         """Return up to which instance row the cases were brought up to date."""
         with self._index.read() as connection:
@@ -285,8 +300,11 @@ class InstanceBook:
     def note_looked(self, instance_row_id: int) -> None:
         """Keep up to which instance row the cases are up to date."""
         with self._index.begin() as connection:
-            if not connection.execute(LOOKED.update().values(row_id=instance_row_id)).rowcount:
+            noted = connection.scalar(sa.select(LOOKED.c.row_id).with_for_update())
+            if noted is None:
                 connection.execute(LOOKED.insert().values(only=1, row_id=instance_row_id))
+            elif noted < instance_row_id:  # else another process has looked farther
+                connection.execute(LOOKED.update().values(row_id=instance_row_id))
 
     def all_patient_keys(self) -> set[str]:
         """Return every patient of whom there is an object that is not our own."""
@@ -415,9 +433,12 @@ def _outdate(connection: sa.Connection, sop_instance_uid: str, sha256: str) -> N
 
 
 def _note_filed(connection: sa.Connection, node_run: str, sequence: int) -> None:
-    update = FILED.update().where(FILED.c.node_run == node_run).values(sequence=sequence)
-    if not connection.execute(update).rowcount:
+    is_this = FILED.c.node_run == node_run
+    noted = connection.scalar(sa.select(FILED.c.sequence).where(is_this).with_for_update())
+    if noted is None:
         connection.execute(FILED.insert().values(node_run=node_run, sequence=sequence))
+    elif noted < sequence:  # else who filed in its stead was faster
+        connection.execute(FILED.update().where(is_this).values(sequence=sequence))
 
 
 def _patients_with(
@@ -438,7 +459,7 @@ def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
         yield values[start : start + _CHUNK]
 
 
-def _take_turns(connection: sa.Connection) -> None:
+def take_turns_adding(connection: sa.Connection) -> None:
     """Let one transaction at a time add instances, until it ends.
 
     So two versions of one SOP instance cannot both become the newest, and row ids are committed in
@@ -463,6 +484,17 @@ def _carry_series(connection: sa.Connection, arrivals: Sequence[Arrival]) -> Non
     if carried:
         pairs = [{"association_id": one, "series": series} for one, series in sorted(carried)]
         connection.execute(SERIES_CARRIED.insert(), pairs)
+
+
+def _count_objects(connection: sa.Connection, arrivals: Sequence[Arrival]) -> None:
+    """Count what each association carried, repeated objects included."""
+    counts = Counter(one.association_id for one in arrivals if one.association_id is not None)
+    for association_id, count in sorted(counts.items()):
+        connection.execute(
+            ASSOCIATIONS.update()
+            .where(ASSOCIATIONS.c.id == association_id)
+            .values(objects=ASSOCIATIONS.c.objects + count)
+        )
 
 
 def _is_result(connection: sa.Connection, sop_instance_uid: str) -> bool:

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from node.index import Index
+from node.index.case_labels import verdict_columns
 from node.index.case_rows import (
     CASES,
     DELIVERIES,
@@ -24,19 +25,32 @@ from node.outputs import Output
 
 @dataclass(frozen=True, slots=True)
 class RevisionKey:
-    """One attempt to compute one revision of a case; attempts are numbered from 0."""
+    """One attempt to compute one revision of a case; attempts are numbered from 0.
+
+    Attributes:
+        begun: Which start of the attempt; 0: none yet. A process that is thought dead may be
+            alive: what it says of a start that another one has followed changes nothing.
+    """
 
     case_id: str
     revision: int
     attempt: int
+    begun: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A revision that may be computed now: its job (JSON) and how often it was begun by now."""
+    """A revision that may be computed now.
+
+    Attributes:
+        job: What to compute, as JSON.
+        key: With the start that was counted.
+        queue_s: For how long it had been due.
+    """
 
     job: str
-    times: int
+    key: RevisionKey
+    queue_s: float = 0.0
 
 
 class RunBook:
@@ -84,11 +98,15 @@ class RunBook:
             if CaseState(row.state) not in (CaseState.READY, CaseState.RUNNING):
                 return None
             connection.execute(
-                REVISIONS.update().where(_is_revision(key)).values(begun=entry.begun + 1)
+                REVISIONS.update()
+                .where(_is_revision(key))
+                .values(begun=entry.begun + 1, step="", step_at=None)
             )
             if CaseState(row.state) is CaseState.READY:
                 move_case(connection, row, CaseState.RUNNING, "", now)
-            return Begun(entry.job, entry.begun + 1)
+            due = now - datetime.fromisoformat(entry.next_try_at)
+            queue_s = max(0.0, due.total_seconds())
+            return Begun(entry.job, replace(key, begun=entry.begun + 1), queue_s)
 
     def note_step(self, key: RevisionKey, step: str, now: datetime) -> None:
         """Note what a revision is at, for whoever watches it."""
@@ -121,7 +139,7 @@ class RunBook:
         with self._index.begin() as connection:
             row = case_row(connection, key.case_id)
             entry = self._revision(connection, key)
-            if row is None or entry is None or entry.attempt != key.attempt:
+            if row is None or entry is None or not _is_start(entry, key):
                 return
             failures = entry.failures + (most_failures is not None)
             connection.execute(
@@ -150,7 +168,7 @@ class RunBook:
         destinations: Mapping[str, Sequence[Output]],
         give_up: timedelta,
         now: datetime,
-    ) -> None:
+    ) -> bool:
         """Take a whole result set into the index and owe it to its destinations.
 
         Args:
@@ -160,13 +178,14 @@ class RunBook:
             destinations: Which kinds of objects each peer receives, by the peer's name.
             give_up: How long delivery may take.
             now: The time, aware.
+
+        Returns:
+            False when this start is not the one that counts: overtaken, abandoned or taken over.
         """
         with self._index.begin() as connection:
-            row = case_row(connection, key.case_id)
-            if row is None or row.revision != key.revision:
-                return
-            if CaseState(row.state) is not CaseState.RUNNING:
-                return
+            row = self._running_row(connection, key)
+            if row is None:
+                return False
             connection.execute(RESULTS.delete().where(_is_result_of(key)))
             connection.execute(
                 RESULTS.insert(),
@@ -187,14 +206,17 @@ class RunBook:
                 move_case(connection, row, CaseState.DELIVERING, "", now)
             else:
                 move_case(connection, row, CaseState.DELIVERED, "no destination", now)
+        return True
 
-    def reject(self, key: RevisionKey, reasons: Sequence[str], now: datetime) -> None:
-        """Record that the input was unfit."""
-        self._end(key, CaseState.REJECTED, "; ".join(reasons), {"reasons": list(reasons)}, now)
+    def reject(self, key: RevisionKey, reasons: Sequence[str], now: datetime) -> bool:
+        """Record that the input was unfit; False as of `adopt`."""
+        return self._end(
+            key, CaseState.REJECTED, "; ".join(reasons), {"reasons": list(reasons)}, now
+        )
 
-    def fail(self, key: RevisionKey, reason: str, now: datetime) -> None:
-        """Record that computing was given up."""
-        self._end(key, CaseState.FAILED, reason, {"reasons": [reason]}, now)
+    def fail(self, key: RevisionKey, reason: str, now: datetime) -> bool:
+        """Record that computing was given up; False as of `adopt`."""
+        return self._end(key, CaseState.FAILED, reason, {"reasons": [reason]}, now)
 
     def _end(
         self,
@@ -203,15 +225,23 @@ class RunBook:
         reason: str,
         summary: Mapping[str, Any],
         now: datetime,
-    ) -> None:
+    ) -> bool:
         with self._index.begin() as connection:
-            row = case_row(connection, key.case_id)
-            if row is None or row.revision != key.revision:
-                return
-            if CaseState(row.state) is not CaseState.RUNNING:
-                return
+            row = self._running_row(connection, key)
+            if row is None:
+                return False
             self._finish(connection, key, summary, now)
             move_case(connection, row, state, reason, now)
+        return True
+
+    def _running_row(self, connection: sa.Connection, key: RevisionKey) -> sa.Row[Any] | None:
+        """Return the locked row of a case if it is this start that runs."""
+        row = case_row(connection, key.case_id)
+        if row is None or row.revision != key.revision:
+            return None
+        entry = self._revision(connection, key)
+        is_running = CaseState(row.state) is CaseState.RUNNING
+        return row if is_running and entry is not None and _is_start(entry, key) else None
 
     def _finish(
         self,
@@ -225,9 +255,17 @@ class RunBook:
             .where(_is_revision(key))
             .values(summary=json.dumps(summary), finished_at=utc_text(now))
         )
+        told = {k: v for k, v in verdict_columns(summary).items() if v}
+        if told:
+            is_this = CASES.c.case_id == key.case_id
+            connection.execute(CASES.update().where(is_this).values(**told))
 
     def _revision(self, connection: sa.Connection, key: RevisionKey) -> sa.Row[Any] | None:
         return connection.execute(sa.select(REVISIONS).where(_is_revision(key))).first()
+
+
+def _is_start(entry: sa.Row[Any], key: RevisionKey) -> bool:
+    return (entry.attempt, entry.begun) == (key.attempt, key.begun)
 
 
 def _owe(

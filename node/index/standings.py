@@ -5,6 +5,7 @@ a pause is over, then one delivery tries whether the peer is back. It is in the 
 restart neither forgets it nor begins to hammer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.index import Index
-from node.index.case_rows import DELIVERIES, utc_text
+from node.index.case_rows import DELIVERIES, REVISIONS, utc_text
 from node.index.peer_rows import COMMITMENTS, STANDINGS
-from node.index.states import DeliveryState
+from node.index.states import UNSETTLED, DeliveryState
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Standing:
         probe_at: When the next delivery may try it.
         deliveries_waiting: Deliveries that are still to send something.
         commitments_waiting: Deliveries that wait for its storage commitment.
+        oldest_waiting_at: When the oldest result set that waits for it was finished, or None.
     """
 
     peer: str
@@ -38,6 +40,7 @@ class Standing:
     last_failure: str = ""
     deliveries_waiting: int = 0
     commitments_waiting: int = 0
+    oldest_waiting_at: str | None = None
 
 
 class StandingBook:
@@ -52,20 +55,38 @@ class StandingBook:
 
     def standing(self, peer: str) -> Standing:
         """Return what is known of a peer; one that was never called has a clean sheet."""
-        counts = (
-            sa.select(DELIVERIES.c.state, sa.func.count())
-            .where(DELIVERIES.c.peer == peer)
-            .group_by(DELIVERIES.c.state)
+        return self.standings([peer])[peer]
+
+    def standings(self, peers: Sequence[str]) -> dict[str, Standing]:
+        """Return what is known of peers, by name, in their order."""
+        waiting = (
+            sa.select(
+                DELIVERIES.c.peer,
+                DELIVERIES.c.state,
+                sa.func.count().label("many"),
+                sa.func.min(REVISIONS.c.finished_at).label("oldest"),
+            )
+            .join(
+                REVISIONS,
+                (REVISIONS.c.case_id == DELIVERIES.c.case_id)
+                & (REVISIONS.c.revision == DELIVERIES.c.revision),
+                isouter=True,
+            )
+            .where(DELIVERIES.c.peer.in_(peers), DELIVERIES.c.state.in_(UNSETTLED))
+            .group_by(DELIVERIES.c.peer, DELIVERIES.c.state)
         )
+        found: dict[str, dict[str, Any]] = {peer: {"peer": peer} for peer in peers}
         with self._index.read() as connection:
-            row = connection.execute(sa.select(STANDINGS).where(STANDINGS.c.peer == peer)).first()
-            waiting = {row[0]: row[1] for row in connection.execute(counts)}
-        known = {} if row is None else dict(row._mapping)
-        return Standing(
-            **{**known, "peer": peer},
-            deliveries_waiting=waiting.get(DeliveryState.PENDING, 0),
-            commitments_waiting=waiting.get(DeliveryState.COMMITTING, 0),
-        )
+            known = sa.select(STANDINGS).where(STANDINGS.c.peer.in_(peers))
+            for row in connection.execute(known):
+                found[row.peer] = dict(row._mapping)
+            for row in connection.execute(waiting):
+                told = found[row.peer]
+                is_pending = row.state == DeliveryState.PENDING
+                told["deliveries_waiting" if is_pending else "commitments_waiting"] = row.many
+                times = [at for at in (told.get("oldest_waiting_at"), row.oldest) if at]
+                told["oldest_waiting_at"] = min(times, default=None)
+        return {peer: Standing(**told) for peer, told in found.items()}
 
     def open_until(self, peer: str, now: datetime, pause: timedelta) -> datetime | None:
         """Tell whether a peer may be tried now: None; else when it may.

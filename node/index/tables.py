@@ -17,6 +17,9 @@ METADATA = sa.MetaData(
     }
 )
 
+READ_ONLY = "hilum_read_only"
+"""Execution option of a connection that must not write, and locks nothing."""
+
 SCHEMA_VERSION = 3
 """Of the tables; a database of another version is refused."""
 
@@ -65,7 +68,10 @@ ASSOCIATIONS = sa.Table(
     sa.Column("closed_at", UtcTime, index=True),
     sa.Column("outcome", sa.String(16)),
     sa.Column("node_run", sa.String(64), nullable=False),
+    sa.Column("objects", sa.Integer, nullable=False, server_default="0"),
+    sa.Index("ix_associations_newest_by_peer", "peer", "id"),
 )
+"""`objects`: how many it carried, repeated ones included, as far as they are filed."""
 
 INSTANCES = sa.Table(
     "instances",
@@ -74,9 +80,9 @@ INSTANCES = sa.Table(
     sa.Column("sop_instance_uid", _UID, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("series", _UID, nullable=False, index=True),
-    sa.Column("study", _UID, nullable=False),
+    sa.Column("study", _UID, nullable=False, index=True),
     sa.Column("modality", sa.String(16), nullable=False),
-    sa.Column("patient_key", sa.String(200), nullable=False, index=True),
+    sa.Column("patient_key", sa.String(200), nullable=False),
     sa.Column("referenced_series", _UID, nullable=False, index=True),
     sa.Column("header", sa.Text, nullable=False),
     sa.Column("path", sa.String(255), nullable=False),
@@ -84,10 +90,12 @@ INSTANCES = sa.Table(
     sa.Column("transfer_syntax", _UID, nullable=False),
     sa.Column("received_at", UtcTime, nullable=False),
     sa.Column("peer", sa.String(32), nullable=False),
-    sa.Column("association_id", sa.ForeignKey("associations.id")),
+    sa.Column("association_id", sa.ForeignKey("associations.id"), index=True),
     sa.Column("is_newest", sa.Boolean, nullable=False),
     sa.Column("is_ours", sa.Boolean, nullable=False),
     sa.UniqueConstraint("sop_instance_uid", "sha256"),
+    # with what retention adds up of each patient, so that it reads no row for it
+    sa.Index("ix_instances_patient", "patient_key", "received_at", "size_bytes", "id"),
 )
 """One row for each content of each SOP instance."""
 

@@ -104,17 +104,37 @@ class InstanceName:
     patient_id: str = field(default="", repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as far as anybody may be told of it.
+
+    Attributes:
+        keys: Keywords of what is asked for or must match, without the values.
+    """
+
+    sop_class_uid: str
+    level: str
+    keys: tuple[str, ...]
+
+
+OnAsked = Callable[[Asked], None]
+
+
 class Questions:
     """Questions to one peer, on one association.
 
     Args:
         dialog: The association, on which `FIND_MODELS` were proposed.
         calling_ae: Our AE title, for hints.
+        on_asked: Is told each question before it is put.
     """
 
-    def __init__(self, dialog: Dialog, calling_ae: str) -> None:
+    def __init__(
+        self, dialog: Dialog, calling_ae: str, on_asked: OnAsked = lambda _asked: None
+    ) -> None:
         self._dialog = dialog
         self._calling_ae = calling_ae
+        self._on_asked = on_asked
 
     def studies(self, patient_id: str) -> Found:
         """Return the studies of a Patient ID, whosever they are: who asks compares identities.
@@ -154,6 +174,7 @@ class Questions:
             )
         is_patient_root = model == PatientRootQueryRetrieveInformationModelFind
         identifier = _identifier(level, keys, patient_id, is_patient_root=is_patient_root)
+        self._on_asked(Asked(str(model), level, tuple(e.keyword for e in identifier)))
         with closing(self._dialog.ask(C_FIND(), model, identifier)) as answers:
             found, is_open = self._listen(answers, level, keys)
             if is_open:
@@ -191,13 +212,14 @@ def open_questions(
     timeout_s: float,
     tls: TlsSection | None = None,
     is_stopping: Callable[[], bool] = lambda: False,
+    on_asked: OnAsked = lambda _asked: None,
 ) -> Iterator[Questions]:
-    """Open an association to ask a peer; arguments and errors as of `open_dialog`."""
+    """Open an association to ask a peer; arguments and errors as of `open_dialog`, `Questions`."""
     opened = open_dialog(
         peer, calling_ae, FIND_MODELS, timeout_s=timeout_s, tls=tls, is_stopping=is_stopping
     )
     with opened as dialog:
-        yield Questions(dialog, calling_ae)
+        yield Questions(dialog, calling_ae, on_asked)
 
 
 def held_by(

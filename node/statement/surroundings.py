@@ -44,7 +44,30 @@ def security(config: Config) -> str:
         f"{listed}. User identity (PS3.7 D.3.3.7) is demanded of: {named}. Patient names, "
         "identifiers and birth dates are not written to logs or file names; text from a peer is "
         "never part of a path. Objects are neither signed nor encrypted on disk; attributes are "
-        "not de-identified."
+        f"not de-identified.\n\n{_audit_trail(config)}"
+    )
+
+
+def _audit_trail(config: Config) -> str:
+    section = config.audit
+    if not section.enabled:
+        return "No audit trail is kept, since `audit.enabled` is false."
+    named = {
+        "pseudonym": "patients by a pseudonym; their names and identifiers are left out",
+        "identifier": "patients by Patient ID and name",
+    }[section.patients]
+    sent = "in files of the node; to send it to a collector is not configured"
+    if section.syslog is not None:
+        sent = (
+            f"in files, and to {section.syslog.host}, port {section.syslog.port}, after the audit "
+            "trail message transmission profile SYSLOG-TLS (PS3.15 A.6)"
+        )
+    return (
+        f"The audit trail follows the audit trail message format profile (PS3.15 A.5): {sent}. PRI "
+        "is 85, MSGID `DICOM+RFC3881`, no STRUCTURED-DATA; it names "
+        f"{named}. Messages: Application Activity, Begin Transferring DICOM Instances, Data "
+        "Export, DICOM Instances Accessed, DICOM Instances Transferred, DICOM Study Deleted, "
+        "Procedure Record, Query, Security Alert, User Authentication."
     )
 
 

@@ -8,12 +8,17 @@ import uvicorn
 from fastapi import FastAPI
 
 from node.errors import NodeError
+from node.web.encryption import page_context
+from node.web.patience import BoundedConnection
 from node.web.section import WebSection
 
 LOGGER = logging.getLogger(__name__)
 
 STOP_LIMIT_S = 5.0
 """How long requests that are being answered may take to end when the node stops."""
+
+LONGEST_HEAD_BYTES = 1 << 14
+"""Of the address and headers of a request; more is refused as soon as it is noticed."""
 
 
 class WebServer:
@@ -22,20 +27,29 @@ class WebServer:
     Args:
         app: What answers.
         section: Where it listens.
+
+    Raises:
+        ConfigError: Its certificate or key cannot be used.
     """
 
     def __init__(self, app: FastAPI, section: WebSection) -> None:
         self._section = section
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                lifespan="off",
-                timeout_graceful_shutdown=int(STOP_LIMIT_S),
-            )
+        config = uvicorn.Config(
+            app,
+            http=BoundedConnection,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # whom to believe is the guard's business
+            lifespan="off",
+            h11_max_incomplete_event_size=LONGEST_HEAD_BYTES,
+            timeout_graceful_shutdown=int(STOP_LIMIT_S),
         )
+        if section.certificate is not None and section.key is not None:
+            config.load()
+            config.ssl = page_context(section.certificate, section.key)
+        self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:

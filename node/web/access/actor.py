@@ -1,17 +1,14 @@
 """Who asks, and what they may: the two dependencies that every route names one of."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated
 
-from fastapi import Depends, HTTPException, Request, status
+from fastapi import Depends, HTTPException, Request, Security, status
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from node.web.access.roles import WebRole
 
-class WebRole(StrEnum):
-    """What a user may do; whoever may operate may also view."""
-
-    VIEW = "view"
-    OPERATE = "operate"
+__all__ = ["Actor", "Operator", "Viewer", "WebRole", "asking", "asking_to_operate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +19,18 @@ class Actor:
     role: WebRole
 
 
-def asking(request: Request) -> Actor:
+_TOKEN = HTTPBearer(
+    scheme_name="token",
+    description="Of `hilum tokens add`. People use the page, which keeps a session.",
+    auto_error=False,
+)
+"""Only for the description of the API: tokens are looked at by the guard, before any route."""
+
+
+def asking(
+    request: Request,
+    _token: Annotated[HTTPAuthorizationCredentials | None, Security(_TOKEN)] = None,
+) -> Actor:
     """Return who asks.
 
     Raises:

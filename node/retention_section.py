@@ -1,0 +1,36 @@
+"""The section `[retention]`: how long what is kept, and how much room must stay."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from node.protocol import NotNegative, Section
+
+Days = Annotated[float, Field(ge=1, le=36_525)]
+
+
+class RetentionSection(Section):
+    """`[retention]`: nothing is removed unless a key says so, but for the history."""
+
+    keep_objects_days: Days | None = None
+    keep_results_days: Days | None = None
+    keep_unfinished_days: Days | None = None
+    keep_history_days: Annotated[float, Field(ge=30, le=36_525)] | None = 400.0
+    make_room_below_mib: NotNegative | None = None
+    least_days: Days = 30.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "RetentionSection":
+        kept = [d for d in (self.keep_objects_days, self.keep_results_days) if d is not None]
+        if self.make_room_below_mib is not None and any(d < self.least_days for d in kept):
+            raise ValueError(
+                "least_days is longer than keep_objects_days or keep_results_days: what is removed "
+                "for room would be kept longer than what is removed by age"
+            )
+        return self
+
+    @property
+    def removes(self) -> bool:
+        """Whether objects or results are ever removed."""
+        keys = (self.keep_objects_days, self.keep_results_days, self.keep_unfinished_days)
+        return self.make_room_below_mib is not None or any(key is not None for key in keys)
