@@ -17,7 +17,6 @@ from node.config import Config
 from node.delivering import Delivering
 from node.errors import NodeError
 from node.fetching import Fetching
-from node.index import Index
 from node.index.case_labels import label_old_cases
 from node.index.commitments import CommitmentBook
 from node.index.deliveries import DeliveryBook
@@ -30,7 +29,7 @@ from node.peer_line import PeerLines
 from node.process_name import serve_name
 from node.schedule import Schedule
 from node.scp import StoreScp
-from node.shared_folder import require_folder
+from node.shared_folder import open_index
 from node.storage import ObjectStore
 from node.takeover import Takeover
 from node.web.access.doors import check_way_in
@@ -59,10 +58,7 @@ class Node:
         self._name = serve_name(config.node)
         self.web_port = 0
         """Where the page listens, once started; 0: nowhere."""
-        self.index = Index(config.node.database_url)
-        self.index.create()
-        if is_shared:
-            require_folder(data, self.index)
+        self.index = open_index(config.node, self._name)
         label_old_cases(self.index)
         self._store = ObjectStore(
             data,

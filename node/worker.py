@@ -15,7 +15,6 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from node.computing import Computing, work_folder
 from node.config import Config
 from node.errors import ConfigError, NodeError
-from node.index import Index
 from node.index.deliveries import DeliveryBook
 from node.index.instances import InstanceBook
 from node.index.runs import RunBook
@@ -23,7 +22,7 @@ from node.membership import WORKER, membership_of
 from node.monitoring.node_vitals import worker_vitals
 from node.process_name import worker_name
 from node.schedule import TICK_S
-from node.shared_folder import require_folder
+from node.shared_folder import open_index
 from node.takeover import Takeover
 from node.web.desk import Desk
 from node.web.monitoring import make_monitoring_app
@@ -54,9 +53,7 @@ class Worker:
         require_shared(config)
         self._held = worker_name(config.node)
         self.name = self._held.name
-        self._index = Index(config.node.database_url)
-        self._index.create()
-        require_folder(config.node.data, self._index)
+        self._index = open_index(config.node, self._held)
         runs = RunBook(self._index)
         self._workflow = Workflow(
             config,

@@ -161,7 +161,7 @@ def test_probes_ask_what_is_answered_without_login() -> None:
 def test_image_is_made_of_what_is_there_and_runs_as_nobody_in_particular() -> None:
     """Every source exists and is let through, versions are pinned, the user is not root."""
     steps = dockerfile()
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     for kind, args in steps:
         if kind == "COPY" and not args.startswith("--from"):
             *sources, _target = args.split()

@@ -21,5 +21,5 @@ def test_node_when_killed_under_load_keeps_what_it_answered(tmp_path: Path) -> N
         report = kill_often(node, kills=KILLS, longest_s=0.8, seed=20261124)
     assert report.problems == []
     assert report.answered > 10 * KILLS, "there was load"
-    allowed = ("index.sqlite", "workflow.sqlite", "node.lock", "journal", "spare/", "audit/")
+    allowed = ("index.sqlite", "workflow.sqlite", "node.lock", "journal", "spare/", "audit")
     assert [name for name in report.beside if not name.startswith(allowed)] == []
