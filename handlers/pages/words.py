@@ -82,14 +82,14 @@ def label_of(key: str) -> str:
     """Return what a figure is called, without its unit.
 
     Example:
-        >>> label_of("d0.03cc_gy"), label_of("d95_gy"), label_of("some_new_share_mm")
-        ('D0.03cc', 'D95%', 'Some new share')
+        >>> label_of("d0.03cc_gy"), label_of("d95_gy"), label_of("d2cm_gy"), label_of("far_mm")
+        ('D0.03cc', 'D95%', 'D2cm', 'Far')
     """
     if key in LABELS:
         return LABELS[key]
     stem, unit, _ = split_unit(key)
     if unit == "Gy" and stem[:1] == "d" and stem[1:2].isdigit():
-        return "D" + stem[1:] + ("" if stem.endswith(("cc", "mm3")) else "%")
+        return "D" + stem[1:] + ("" if stem.endswith(("cc", "mm3", "cm")) else "%")
     words = stem.replace("_", " ")
     return words[:1].upper() + words[1:]
 
