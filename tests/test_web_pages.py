@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from node.index.echoes import EchoBook
+from node.index.instances import AssociationOutcome, InstanceBook
 from node.index.runs import RunBook
 from node.index.standings import StandingBook
 from node.index.states import CaseState
 from node.log import RECENT
+from node.retention import Retention
+from node.retention_section import RetentionSection
 from node.web.api.case_list import readable_name
 from node.web.api.storage import StorageFigures
 from node.web.desk import Desk
@@ -159,6 +162,28 @@ def test_case_when_delivered_shows_everything_that_happened_to_it(browser: Brows
     for link in links:
         if link.startswith(files):
             assert browser.get(link).status_code == 200, link
+
+
+def test_case_when_its_files_were_removed_says_so(tmp_path: Path) -> None:
+    """Issue 8, operation: what retention took is told, and the case stays readable."""
+    with shown_page(tmp_path) as page:
+        case_id = page.case(1, CaseState.DELIVERED)
+        page.store(objects_of(2))  # the newest object of a node is always kept
+        book = InstanceBook(page.index)
+        for each in book.open_associations("test"):
+            book.close_association(each, AssociationOutcome.RELEASED, page.now)
+        later = page.now + timedelta(days=60)
+        keep = RetentionSection(keep_objects_days=40.0, keep_results_days=40.0)
+        config = page.config.model_copy(update={"retention": keep})
+        done = Retention(config, page.index, lambda: later).run()
+        assert done.counts == {"results": 1, "objects": 1}
+        browser = page.browser()
+        told = read(browser, f"/cases/{case_id}").all("main")[0].text()
+        assert "the received objects (by age)" in told
+        assert "the results of revision 1, all but their numbers (by age)" in told
+        assert "Dice coefficient (DSC) 0.734" in told
+        removals = browser.get(f"/api/v1/cases/{case_id}").json()["removals"]
+        assert [each["kind"] for each in removals] == ["results", "objects"]
 
 
 def test_case_when_it_runs_shows_its_progress(page: Page, browser: Browser) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -12,6 +13,7 @@ from node.compute_job import METRICS_FILE, summary_lines
 from node.index.case_lists import CaseLists
 from node.index.case_stories import CaseStory, case_story
 from node.index.cases import CaseBook, CaseRecord
+from node.index.removals import RemovalBook
 from node.web.access.actor import Viewer
 from node.web.api.case_list import CaseRow, case_row
 from node.web.api.documents import CaseId, Document, Revision
@@ -113,6 +115,21 @@ class CommitmentRow(Document):
     reported_at: datetime | None
 
 
+class RemovalRow(Document):
+    """Something that was removed of a case or of its patient.
+
+    Attributes:
+        kind: `objects` of the patient; `results` of a revision, or its `view`, its pictures.
+        revision: Of results and views; 0 for objects.
+        because: age or room.
+    """
+
+    kind: str
+    revision: int
+    because: str
+    removed_at: datetime
+
+
 class CaseDocument(Document):
     """All about a case.
 
@@ -135,6 +152,7 @@ class CaseDocument(Document):
     deliveries: tuple[DeliveryRow, ...]
     receipts: tuple[ReceiptRow, ...]
     commitments: tuple[CommitmentRow, ...]
+    removals: tuple[RemovalRow, ...]
     related: tuple[CaseRow, ...]
     goes_on_as: str
 
@@ -169,6 +187,10 @@ def case_document(desk: Desk, case_id: str) -> CaseDocument | None:
         ),
         receipts=tuple(ReceiptRow(**_receipt(each)) for each in record.receipts),
         commitments=tuple(CommitmentRow.model_validate(each) for each in story.commitments),
+        removals=tuple(
+            RemovalRow(**asdict(each))
+            for each in RemovalBook(desk.index).removed_of(case_id, story.patient_key)
+        ),
         related=tuple(each for each in rows if each.case_id != case_id),
         goes_on_as=choice.protocol if choice is not None and is_left else "",
     )
