@@ -2,6 +2,7 @@
 
 import io
 import os
+import secrets
 import signal
 import socket
 import sqlite3
@@ -54,9 +55,18 @@ destinations = [{destinations}]
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port of the loopback address that nobody uses now.
+
+    None of those that the system gives to whoever asks for any port: another test's receiver would
+    get it meanwhile, and take what was meant for a peer that is away.
+    """
+    while True:
+        port = secrets.choice(range(10_000, 32_000))
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
 
 
 def wait_for(condition: Callable[[], Any], *, timeout_s: float, what: str) -> Any:

@@ -175,7 +175,7 @@ def test_results_when_they_were_removed_are_told_as_gone(page: Page) -> None:
     """Retention may take the files at any time; the page says so and goes on."""
     case_id = page.case(1, CaseState.DELIVERED)
     shutil.rmtree(page.config.node.data / "results")
-    assert "The files were removed to make room" in page.browser().get(f"/cases/{case_id}").text
+    assert "No file of it is here any more" in page.browser().get(f"/cases/{case_id}").text
     results = f"/api/v1/cases/{case_id}/revisions/1"
     assert page.browser().get(f"{results}/archive").status_code == 404
     assert page.browser().get(f"{results}/metrics").status_code == 404
