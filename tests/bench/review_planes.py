@@ -2,7 +2,7 @@
 
 Prints, for 512 x 512 x 200 voxels that look like a CT (a noisy body in air), the bytes on disk, the
 time to write, and the time for an axial, sagittal and coronal plane with nothing held in memory
-(median and worst of twelve). Usage: python tests/bench/review_planes.py [FOLDER]
+(median and worst of twelve). Usage: python -m tests.bench.review_planes [FOLDER]
 """
 
 import statistics
