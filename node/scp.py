@@ -25,8 +25,7 @@ from pynetdicom.presentation import PresentationContext
 
 from node import conformance
 from node.admission import LOCAL_LIMIT_EXCEEDED, Admission, Caller, Rejection
-from node.audit.events import AuditEvent, Kind, Tell, untold
-from node.audit.received import received_events
+from node.audit.events import Tell, untold
 from node.config import Config, Peer, Role
 from node.errors import NodeError
 from node.exchange import Exchange
@@ -36,7 +35,7 @@ from node.index.instances import AssociationOutcome, InstanceBook
 from node.intake import Announcement, IncomingObject, Intake, Session
 from node.journal import Journal, journal_folder
 from node.listener import AssociationServer
-from node.monitoring.counts import ASSOCIATIONS, COUNTS, REJECTIONS
+from node.monitoring.association_watch import AssociationWatch
 from node.offered import Service, application_entity, contexts_for
 from node.pdu_stream import Command, LineEndedError
 from node.process_name import SINGLE_NODE
@@ -98,7 +97,7 @@ class StoreScp:
         self._config = config
         self._store = store
         self._clock = clock
-        self._audit = audit
+        self._watch = AssociationWatch(audit)
         journal = Journal(journal_folder(store.root, node_run), store.disk)
         self._filing = Filing(store, journal, InstanceBook(index), node_run)
         self._intake = Intake(config.node, store, self._filing, clock)
@@ -252,14 +251,12 @@ class StoreScp:
             incoming.write([received.data_set])
             return incoming.finish()
 
-        def log() -> None:
-            self._tell_ended(session, outcome, _summary(session, outcome))
-
         try:
             yield keep
             outcome = AssociationOutcome.RELEASED
         finally:
-            self._filing.end(session.carrier, outcome, self._clock(), log)
+            tell = self._watch.ended(session, outcome)
+            self._filing.end(session.carrier, outcome, self._clock(), tell)
 
     def stop(self, grace_s: float = 0.0) -> None:
         """Reject new associations, then abort the open ones, and listen no longer.
@@ -354,7 +351,7 @@ class StoreScp:
         session = self._sessions.pop(event.assoc, None)  # by pynetdicom: too many associations
         if session is not None:
             how = Rejection(*LOCAL_LIMIT_EXCEEDED, "too many associations")
-            self._tell_rejected(how, session.calling_ae, session.address)
+            self._watch.rejected(how, session.calling_ae, session.address)
 
     def _handle_primitive(self, event: _Event) -> None:
         session = self._sessions.get(event.assoc)
@@ -386,33 +383,13 @@ class StoreScp:
             self._ended.notify_all()
         if not session.is_established:
             return
-        summary = _summary(session, outcome)
-
-        def log() -> None:
-            self._tell_ended(session, outcome, summary)
-
-        self._filing.end(session.carrier, outcome, self._clock(), log)
-
-    def _tell_ended(
-        self, session: Session, outcome: AssociationOutcome, summary: dict[str, object]
-    ) -> None:
-        """Tell log, counts and audit trail what an association brought; its objects are filed."""
-        COUNTS.add(ASSOCIATIONS, session.peer.name, str(outcome).replace(" ", "_"))
-        LOGGER.info("association.closed", extra={**summary, **_kept(session)})
-        for event in received_events(session, outcome):
-            self._audit(event)
+        tell = self._watch.ended(session, outcome)
+        self._filing.end(session.carrier, outcome, self._clock(), tell)
 
     def _reject(self, assoc: Association, how: Rejection, caller: Caller) -> None:
-        self._tell_rejected(how, caller.calling_ae, caller.address)
+        self._watch.rejected(how, caller.calling_ae, caller.address)
         assoc.acse.send_reject(how.result, how.source, how.reason)
         assoc.kill()  # returns when the rejection is sent and the connection closed
-
-    def _tell_rejected(self, how: Rejection, calling_ae: str, address: str) -> None:
-        COUNTS.add(REJECTIONS, f"{how.source}.{how.reason}")
-        fields = {"reason": how.why, "calling_ae": calling_ae, "address": address}
-        LOGGER.warning("association.rejected", extra=fields)
-        what = {"reason": how.why}
-        self._audit(AuditEvent(Kind.PEER_REJECTED, calling_ae, address, "failure", what))
 
     # --- services ------------------------------------------------------------------------------
 
@@ -511,23 +488,3 @@ def _confirm_identity(assoc: Any) -> None:
         answer = UserIdentityNegotiation()
         answer.server_response = b""
         assoc.acceptor.add_negotiation_item(answer)
-
-
-def _summary(session: Session, outcome: AssociationOutcome) -> dict[str, object]:
-    return {
-        "outcome": str(outcome),
-        "calling_ae": session.calling_ae,
-        "peer": session.peer.name,
-        "address": session.address,
-        "refused": session.counts["refused"],
-        "echoes": session.counts["echoes"],
-        "bytes": session.size_bytes,
-        "seconds": round(time.monotonic() - session.started_s, 3),
-    }
-
-
-def _kept(session: Session) -> dict[str, object]:
-    """Return what became of the objects, once they are filed."""
-    counts = session.carrier.counts
-    kept: dict[str, object] = {name: counts[name] for name in ("stored", "known", "replaced")}
-    return {**kept, "association_id": session.carrier.association_id}
