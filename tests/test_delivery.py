@@ -363,7 +363,7 @@ def test_send_stops_when_two_instances_in_a_row_get_no_answer(tmp_path: Path) ->
     with StandInReceiver(
         tmp_path / "tps", "TPS", 0, lambda uid, _: 0 if uid == "1.2.3.1" else Fault.STALL
     ) as receiver:
-        deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=1.0)
+        deliveries = send_instances(peer_at(receiver.port), "HILUM", paths, timeout_s=3.0)
         assert len(receiver.associations) == 2
     check_outcomes(deliveries, [SENT, *[NOT_ATTEMPTED] * 5])
 
