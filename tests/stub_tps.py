@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from node.tls import ServerTls
 from tests.hostile_peer import APPLICATION_CONTEXT, element, item
@@ -179,6 +180,11 @@ class StubTps:
         for thread in self._threads:
             thread.join(WAIT_S)
             assert not thread.is_alive()
+
+    def calls_with_objects(self) -> int:
+        """Return how many associations offered objects: the node's echoes by the clock do not."""
+        verification = str(Verification)
+        return sum(any(c != verification for c, _ in contexts) for contexts in self.proposed)
 
     def wait_for(self, condition: Callable[[], bool], *, timeout_s: float = 20.0) -> bool:
         """Tell whether a condition on the stub comes true in time."""

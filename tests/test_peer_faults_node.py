@@ -146,7 +146,7 @@ def ended(stubs: dict[str, StubTps], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def _tried(stub: StubTps) -> Callable[[], bool]:
-    return lambda: len(stub.proposed) > 0
+    return lambda: stub.calls_with_objects() > 0
 
 
 @pytest.mark.timeout(600)
@@ -176,7 +176,7 @@ def test_delivery_when_all_is_well_sends_each_object_once_over_one_association(
     """The measure of all rows above."""
     honest = stubs["honest"]
     assert set(honest.begun.values()) == {1}
-    assert len(honest.proposed) == 1
+    assert honest.calls_with_objects() == 1
     assert ended.by_peer["honest"] == ("delivered", "", "")
 
 
