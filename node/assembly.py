@@ -1,18 +1,17 @@
 """Which objects make a case, and is it complete: a pure function of the index and the clock.
 
 Evidence decides (every listed slice is here, slices are evenly spaced, no association is open);
-time only confirms (the quiet period) or ends a wait that evidence cannot end (`Patience`). Objects
-are joined by what they refer to; MR alone is joined by patient, since nothing in DICOM refers from
-a structure set to it. Nothing here opens a file, reads a clock, remembers an earlier answer or
-judges pixel data (that is `handlers.decode`). No text in here holds a patient's identity.
+time only confirms (the quiet period) or ends a wait that evidence cannot end (`Patience`). What
+belongs together is in `node.joining`, what is still waited for in `node.readiness`. Nothing here
+opens a file, reads a clock, remembers an earlier answer or judges pixel data (that is
+`handlers.decode`). No text in here holds a patient's identity.
 """
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from operator import attrgetter
 
 from handlers.values import Severity
@@ -23,43 +22,33 @@ from node.completeness import (
     Standing,
     ask_elsewhere,
     subject_of,
-    texts_of,
 )
 from node.config import Protocol
-from node.header import InstanceHeader
 from node.holdings import (
     AssemblyFinding,
     Holdings,
     Series,
     StoredInstance,
-    conflicting_attributes,
     ct_without_structure_set,
-    identity_of,
     is_drawn_elsewhere,
     take_holdings,
 )
+from node.joining import Joined, ambiguity_reason, choose_mr, linked_to, stranger_reason
 from node.other_ct import JoinedCt, OtherCt, choose_other_ct
 from node.planned import Planned, doses_without_ct, planned_on
-from node.protocol_fit import choose_protocol, rank
+from node.protocol_fit import choose_protocol
+from node.readiness import (
+    ASK_AGAIN_S,
+    Patience,
+    Readiness,
+    ask_clock,
+    missing_of,
+)
 
 __all__ = ["AssemblyFinding", "CaseProposal", "Patience", "StoredInstance", "assemble"]
 
-LEAST_MR_IMAGES = 3
-"""Fewer images are no volume that could be registered, or a series that is still arriving."""
-
-ASK_AGAIN_S = 2.0
-"""How soon to look again at a case whose objects come over an open association."""
-
 NO_CHOICE: Mapping[str, str] = {}
 """Every structure set falls under the protocol that fits it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a case waits. Units in the names."""
-
-    incomplete_s: float
-    mr_wait_h: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,33 +93,34 @@ class CaseProposal:
 
 
 @dataclass(frozen=True, slots=True)
-class _Joined:
-    """Objects found for a case, and what was noticed; `forming` may still become part of it."""
+class _Gathered:
+    """What belongs together with a structure set, or why nothing can.
 
-    series: tuple[Series, ...] = ()
-    instances: tuple[StoredInstance, ...] = ()
-    forming: tuple[StoredInstance, ...] = ()
+    Attributes:
+        ct: What it was drawn on, as far as that is here and no doubt.
+        planning: Images of the CT, and the structure set.
+        stranger: Why CT and structure set are not one patient's, or empty.
+        mr: The MR series.
+        other: The other CT.
+        planned: Plans and doses on the planning CT.
+        beside: Everything beside `planning`.
+        findings: What was noticed.
+    """
+
+    ct: Series | None
+    planning: tuple[StoredInstance, ...]
+    stranger: str
+    mr: Joined = field(default_factory=Joined)
+    other: JoinedCt = field(default_factory=JoinedCt)
+    planned: Planned = field(default_factory=Planned)
+    beside: tuple[StoredInstance, ...] = ()
     findings: tuple[AssemblyFinding, ...] = ()
 
-
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """What the clock makes of a case."""
-
-    waiting_for: tuple[str, ...] = ()
-    rejection: str = ""
-    findings: tuple[AssemblyFinding, ...] = ()
-    next_look_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Missing:
-    """What has not arrived, in sentences."""
-
-    slices: Sequence[str]
-    ct: Sequence[str]
-    mr: Sequence[str]
-    elsewhere: Standing
+    @property
+    def used(self) -> tuple[StoredInstance, ...]:
+        """All objects, each once."""
+        every = (*self.planning, *self.beside)
+        return tuple({one.header.sop_instance_uid: one for one in every}.values())
 
 
 def assemble(
@@ -192,35 +182,23 @@ def _case(
     patience: Patience,
     now: datetime,
 ) -> CaseProposal:
-    ct = drawn_on[0] if len(drawn_on) == 1 and drawn_on[0].images else None
     header = structure_set.header
-    planning = (*(ct.images if ct else ()), structure_set)
-    stranger = _stranger(ct, header)
-    mr = linked = _Joined()
-    other, planned = JoinedCt(), Planned()
-    lonely: tuple[AssemblyFinding, ...] = ()
-    if not stranger:
-        mr = _choose_mr(ct, header, protocol, held)
-        other = choose_other_ct(ct, protocol, held)
-        planned = planned_on(ct, header, held)
-        linked = _linked(ct, header, (*mr.series, *other.series), planned, held)
-        joined = {one.header.sop_instance_uid for one in (*planned.doses, *other.instances)}
-        lonely = doses_without_ct(ct, joined, held)
-    objections = [text for text in (objection, stranger, _ambiguity(header, drawn_on)) if text]
-    objects = (*planning, *mr.instances, *linked.instances, *other.instances)
-    used = tuple({one.header.sop_instance_uid: one for one in objects}.values())
-    standing = _Standing(rejection="; ".join(objections))
-    asked = Standing()
-    if not objections:
+    found = _gathered(structure_set, drawn_on, protocol, held)
+    ct, mr, other = found.ct, found.mr, found.other
+    objections = (objection, found.stranger, ambiguity_reason(header, drawn_on))
+    rejection = "; ".join(text for text in objections if text)
+    ready, asked = Readiness(rejection=rejection), Standing()
+    if not rejection:
         if protocol.fetch:
             subject = subject_of(structure_set, ct, mr.series, held)
             asked = ask_elsewhere(subject, protocol, elsewhere, now)
-        missing = _Missing(
-            _missing_slices(header, ct, held), _missing_ct(header, ct), _missing_mr(mr), asked
-        )
-        moving = (*used, *mr.forming, *other.forming)
-        standing = _ask_clock(
-            missing, planning, moving, patience, now, can_do_without_mr=bool(other.series)
+        ready = ask_clock(
+            missing_of(header, ct, mr, held, asked),
+            found.planning,
+            (*found.used, *mr.forming, *other.forming),
+            patience,
+            now,
+            can_do_without_mr=bool(other.series),
         )
     used_series = (ct, *mr.series, *other.series) if ct else mr.series
     return CaseProposal(
@@ -230,26 +208,45 @@ def _case(
         ct_series_uid=ct.uid if ct else header.referenced_series_uid,
         structure_set_uid=header.sop_instance_uid,
         mr_series_uids=tuple(series.uid for series in mr.series),
-        instances=used,
-        waiting_for=standing.waiting_for,
-        rejection=standing.rejection,
-        findings=(
-            *_noticed(used, used_series),
-            *linked.findings,
-            *mr.findings,
-            *other.findings,
-            *lonely,
-            *standing.findings,
-        ),
-        fingerprint=_fingerprint(used, protocol.name),
+        instances=found.used,
+        waiting_for=ready.waiting_for,
+        rejection=ready.rejection,
+        findings=(*_noticed(found.used, used_series), *found.findings, *ready.findings),
+        fingerprint=_fingerprint(found.used, protocol.name),
         next_look_at=min(
-            (at for at in (standing.next_look_at, asked.next_look_at) if at), default=None
+            (at for at in (ready.next_look_at, asked.next_look_at) if at), default=None
         ),
         other_ct=other.chosen,
         questions=asked.questions,
-        dose_uids=_uids(planned.doses),
-        plan_uids=_uids(planned.plans),
+        dose_uids=_uids(found.planned.doses),
+        plan_uids=_uids(found.planned.plans),
     )
+
+
+def _gathered(
+    structure_set: StoredInstance,
+    drawn_on: Sequence[Series],
+    protocol: Protocol,
+    held: Holdings,
+) -> _Gathered:
+    ct = drawn_on[0] if len(drawn_on) == 1 and drawn_on[0].images else None
+    header = structure_set.header
+    planning = (*(ct.images if ct else ()), structure_set)
+    if stranger := stranger_reason(ct, header):
+        return _Gathered(ct, planning, stranger)
+    mr = choose_mr(ct, header, protocol, held)
+    other = choose_other_ct(ct, protocol, held)
+    planned = planned_on(ct, header, held)
+    linked = linked_to(ct, header, (*mr.series, *other.series), planned, held)
+    joined = {one.header.sop_instance_uid for one in (*planned.doses, *other.instances)}
+    findings = (
+        *linked.findings,
+        *mr.findings,
+        *other.findings,
+        *doses_without_ct(ct, joined, held),
+    )
+    beside = (*mr.instances, *linked.instances, *other.instances)
+    return _Gathered(ct, planning, "", mr, other, planned, beside, findings)
 
 
 def _uids(instances: Sequence[StoredInstance]) -> tuple[str, ...]:
@@ -272,222 +269,6 @@ def _placeholder(ct: Series, protocol: Protocol, now: datetime) -> CaseProposal:
         fingerprint=_fingerprint(ct.images, protocol.name),
         next_look_at=now + timedelta(seconds=ASK_AGAIN_S) if is_moving else None,
     )
-
-
-def _stranger(ct: Series | None, header: InstanceHeader) -> str:
-    """Return why CT and structure set are not one patient's, or an empty string."""
-    if ct is None:
-        return ""
-    if mixed := conflicting_attributes(ct.identities):
-        return (
-            f"the images of the planning CT carry more than one patient identity ({mixed} differ): "
-            "correct them at the sender and send the series again"
-        )
-    if different := conflicting_attributes({*ct.identities, identity_of(header)}):
-        return (
-            "the structure set and the CT it was drawn on carry different patient identities "
-            f"({different} differ): correct them at the sender and send both again"
-        )
-    return ""
-
-
-# What belongs together
-
-
-def _ambiguity(header: InstanceHeader, drawn_on: Sequence[Series]) -> str:
-    if len(drawn_on) < 2:
-        return ""
-    if header.referenced_sop_instance_uids:
-        return f"the structure set lists images of {len(drawn_on)} series alike and names none"
-    return (
-        "the structure set names neither series nor images, and "
-        f"{len(drawn_on)} CT series lie in its frame of reference"
-    )
-
-
-def _choose_mr(
-    ct: Series | None, header: InstanceHeader, protocol: Protocol, held: Holdings
-) -> _Joined:
-    identities = ct.identities if ct else frozenset({identity_of(header)})
-    studies = ct.study_uids if ct else frozenset({header.study_instance_uid})
-    patient_ids = {each.patient_id for each in identities}
-    accepted: list[tuple[int, str, str, Series]] = []
-    forming: list[StoredInstance] = []
-    findings: list[AssemblyFinding] = []
-    for mr in held.series.values():
-        if mr.modality != "MR" or patient_ids.isdisjoint({i.patient_id for i in mr.identities}):
-            continue
-        if patient_ids == {""} and studies.isdisjoint(mr.study_uids):
-            continue  # without a Patient ID only the study says that it is the same patient
-        if different := conflicting_attributes(
-            {*identities, *mr.identities}, issuer_may_lack=ct is None
-        ):
-            text = f"{mr.name} left out: it has the CT's Patient ID, but {different} differ"
-            findings.append(AssemblyFinding("mr_identity_conflict", Severity.WARNING, text))
-            continue
-        place = rank((mr.description,), protocol.mr)
-        if reason := _unfit_mr(mr, place, ct.taken_on if ct else None, protocol):
-            text = f"{mr.name} left out: {reason}"
-            findings.append(AssemblyFinding("mr_left_out", Severity.INFO, text))
-            continue
-        if mr.placed_count < LEAST_MR_IMAGES:
-            forming += mr.images
-            text = f"{mr.name} left out: {mr.placed_count} images with a position are no volume"
-            findings.append(AssemblyFinding("mr_left_out", Severity.INFO, text))
-            continue
-        if ct and mr.name_words and ct.name_words and mr.name_words.isdisjoint(ct.name_words):
-            text = f"{mr.name}: Patient ID agrees with the CT's, the patient's name does not at all"
-            findings.append(AssemblyFinding("mr_name_differs", Severity.WARNING, text))
-        accepted.append((place or 0, mr.description, mr.uid, mr))
-    series = tuple(row[-1] for row in sorted(accepted, key=lambda row: row[:3]))
-    images = tuple(image for each in series for image in each.images)
-    return _Joined(series, images, tuple(forming), tuple(findings))
-
-
-def _unfit_mr(mr: Series, place: int | None, ct_taken_on: date | None, protocol: Protocol) -> str:
-    if not mr.images:
-        return "it holds localizers only"
-    if place is None:
-        return f"its description matches none of {', '.join(protocol.mr)}"
-    if mr.taken_on and ct_taken_on:
-        days = abs((mr.taken_on - ct_taken_on).days)
-        if days > protocol.mr_window_days:
-            return f"{days} days from the CT, the protocol allows {protocol.mr_window_days:g}"
-    return ""
-
-
-def _linked(
-    ct: Series | None,
-    header: InstanceHeader,
-    moved: Sequence[Series],
-    planned: Planned,
-    held: Holdings,
-) -> _Joined:
-    """Return the plans, doses and registrations of a structure set; never waited for."""
-    ct_frame = ct.frame_uid if ct else header.frame_of_reference_uid
-    registrations, unrelated = _registrations(ct_frame, {each.frame_uid for each in moved}, held)
-    identities = {identity_of(header), *(ct.identities if ct else ())}
-    kept = [
-        one
-        for one in registrations
-        if not conflicting_attributes({*identities, identity_of(one.header)})
-    ]
-    findings = list(planned.findings)
-    if unrelated:
-        text = f"{unrelated} registrations not used: they relate no MR of this case to its CT"
-        findings.append(AssemblyFinding("registration_unrelated", Severity.INFO, text))
-    if lost := planned.of_another + len(registrations) - len(kept):
-        text = f"{lost} plan, dose or registration objects left out: of another patient identity"
-        findings.append(AssemblyFinding("linked_identity_conflict", Severity.WARNING, text))
-    kept += [*planned.plans, *planned.doses]
-    kept.sort(key=attrgetter("header.modality", "header.sop_instance_uid"))
-    return _Joined(instances=tuple(kept), findings=tuple(findings))
-
-
-def _registrations(
-    ct_frame: str, mr_frames: Set[str], held: Holdings
-) -> tuple[list[StoredInstance], int]:
-    """Return the registrations between the CT's frame and an MR's, and how many it has to others.
-
-    One that names a single frame may list images of both: whether it does is told by decoding.
-    """
-    related: dict[str, StoredInstance] = {}
-    unrelated: set[str] = set()
-    for frame in sorted({ct_frame, *mr_frames} - {""}):
-        for one in held.registrations_by_frame.get(frame, ()):
-            named = set(one.header.registered_frame_uids)
-            if len(named) == 1 or (ct_frame in named and not mr_frames.isdisjoint(named)):
-                related[one.header.sop_instance_uid] = one
-            elif ct_frame in named:
-                unrelated.add(one.header.sop_instance_uid)
-    return list(related.values()), len(unrelated)
-
-
-# Is it complete
-
-
-def _missing_slices(header: InstanceHeader, ct: Series | None, held: Holdings) -> list[str]:
-    if ct is None:
-        return []
-    listed = set(header.referenced_sop_instance_uids)
-    missing = sum(uid not in held.series_of_image for uid in listed)
-    if not missing:
-        return [ct.gap] if ct.gap else []
-    text = f"{missing} of {len(listed)} CT slices that the structure set lists have not arrived"
-    if listed.isdisjoint(image.header.sop_instance_uid for image in ct.images):
-        # a publisher who made new UIDs of slices, but not of the references to them
-        text += f"; none of the {len(ct.images)} that are here is listed"
-    return [text, ct.gap] if ct.gap else [text]
-
-
-def _missing_ct(header: InstanceHeader, ct: Series | None) -> list[str]:
-    if ct is not None:
-        return []
-    count = len(set(header.referenced_sop_instance_uids))
-    listed = f" ({count} slices listed)" if count else ""
-    return [f"no CT that the structure set was drawn on has arrived{listed}"]
-
-
-def _missing_mr(mr: _Joined) -> list[str]:
-    if mr.series:
-        return []
-    if mr.findings:
-        out = f"{len(mr.findings)} left out, see the findings"
-        return [f"no MR series that the protocol wants has arrived ({out})"]
-    return ["no MR series of this patient has arrived"]
-
-
-def _ask_clock(
-    missing: _Missing,
-    planning: Sequence[StoredInstance],
-    moving: Sequence[StoredInstance],
-    patience: Patience,
-    now: datetime,
-    *,
-    can_do_without_mr: bool,
-) -> _Standing:
-    """Return what is still waited for.
-
-    Missing slices, and peers that owe an answer or objects, end the waiting with a warning; missing
-    series with a rejection (MR with a warning, where another CT is there to be registered); either
-    only while no association is open, and never before the quiet period has passed.
-    """
-    newest = max(one.received_at for one in moving)
-    quiet_end = newest + timedelta(seconds=max(one.quiet_s for one in moving))
-    awaited = missing.elsewhere.awaited
-    waiting = [*missing.slices, *missing.ct, *missing.mr, *texts_of(awaited)]
-    if any(one.association_is_open for one in moving):
-        waiting.append("an association that carries objects of this case is still open")
-        # no clock tells when it ends: ask again soon
-        return _Standing(tuple(waiting), next_look_at=now + timedelta(seconds=ASK_AGAIN_S))
-    findings = list(missing.elsewhere.findings)
-    if missing.ct or missing.mr:
-        newest_planning = max(one.received_at for one in planning)
-        end = max(newest_planning + timedelta(hours=patience.mr_wait_h), quiet_end)
-        if now < end:
-            return _Standing(tuple(waiting), findings=tuple(findings), next_look_at=end)
-        within = f" arrived within {patience.mr_wait_h:g} h"
-        sentences = [text.replace(" has arrived", within) for text in (*missing.ct, *missing.mr)]
-        if missing.ct or not can_do_without_mr:
-            return _Standing(rejection="; ".join(sentences), findings=tuple(findings))
-        text = f"{sentences[0]}: only CT are registered, no target is refined"
-        findings.append(AssemblyFinding("no_mr", Severity.WARNING, text))
-    end = newest + timedelta(seconds=patience.incomplete_s)
-    if (missing.slices or awaited) and now < end:
-        return _Standing(tuple(waiting), findings=tuple(findings), next_look_at=end)
-    findings += [
-        AssemblyFinding("ct_incomplete", Severity.WARNING, f"{text}; waiting has ended")
-        for text in missing.slices
-    ]
-    findings += [one.finding for one in awaited]
-    if now < quiet_end:
-        left_s = math.ceil((quiet_end - now).total_seconds())
-        text = f"quiet period: {left_s} s left"
-        return _Standing((text,), findings=tuple(findings), next_look_at=quiet_end)
-    return _Standing(findings=tuple(findings))
-
-
-# What is said about it
 
 
 def _noticed(

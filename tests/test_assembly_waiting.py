@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.assembly import ASK_AGAIN_S, CaseProposal, Patience, StoredInstance
+from node.assembly import CaseProposal, Patience, StoredInstance
+from node.readiness import ASK_AGAIN_S
 from tests.stored_instances import (
     LIVER,
     START,
