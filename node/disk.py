@@ -13,6 +13,21 @@ from node.errors import StorageFullError
 REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 """Errors of a disk that is full or fails: time or the operator must act."""
 
+AWAY = frozenset(
+    {
+        errno.ENOTCONN,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ETIMEDOUT,
+    }
+)
+"""Errors of a network file system that cannot reach its server: no file is gone because of them."""
+
 NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 FILE_MODE = 0o640
 """How files of patients are made: new ones only, and not for everybody."""
@@ -68,6 +83,18 @@ def mapped(descriptor: int, size_bytes: int, start: int) -> Iterator[memoryview]
         finally:
             part.release()
             whole.release()
+
+
+def read_at_once(descriptor: int, size_bytes: int) -> bytes:
+    """Return the next bytes of a file, all of them.
+
+    Raises:
+        OSError: They cannot be read, or the file is shorter.
+    """
+    found = os.read(descriptor, size_bytes)
+    if len(found) < size_bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return found
 
 
 def refusal(error: OSError) -> StorageFullError:

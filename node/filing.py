@@ -104,11 +104,19 @@ class Filing:
         journal: Of this process; not yet open.
         instances: Where rows go.
         node_run: Names this process towards the index; the same after a restart.
+        on_cut: Is told the rows of associations in which a process ended, before they are closed;
+            what they brought is filed by then.
     """
 
     def __init__(
-        self, store: ObjectStore, journal: Journal, instances: InstanceBook, node_run: str
+        self,
+        store: ObjectStore,
+        journal: Journal,
+        instances: InstanceBook,
+        node_run: str,
+        on_cut: Callable[[Sequence[int]], None] = lambda _rows: None,
     ) -> None:
+        self._on_cut = on_cut
         self._store = store
         self._journal = journal
         self._instances = instances
@@ -155,6 +163,7 @@ class Filing:
         found += adopted
         for start in range(0, len(found), BATCH):
             self._file(found[start : start + BATCH])
+        self._on_cut(self._instances.open_associations(self._node_run))
         closed = self._instances.close_abandoned_associations(self._node_run, now)
         removed = self._store.recover()
         self._journal.forget(last)
@@ -196,7 +205,9 @@ class Filing:
         for start in range(0, len(found), BATCH):
             self._file(found[start : start + BATCH])
         mine = [c.association_id for c in carriers.values() if c.association_id is not None]
-        for association_id in [*left_open, *mine] if is_silent() else mine:
+        ended = [*left_open, *mine] if is_silent() else mine
+        self._on_cut(ended)
+        for association_id in ended:
             self._instances.close_association(association_id, AssociationOutcome.NODE_STOPPED, now)
         return {"filed": len(found), "associations": len(left_open)}
 
@@ -453,6 +464,7 @@ class Filing:
                 size_bytes = len(encoded) + receipt.start
                 header = promised.header or header_of(encoded, receipt)
         except OSError as error:
+            self._store.require_there(error)
             # gone, or on a bad sector: it must hold up no other
             fields = {"path": receipt.path, "reason": error.strerror}
             LOGGER.error("instance.lost", extra=fields)  # noqa: TRY400 - no bug
@@ -486,8 +498,13 @@ class Filing:
         """Remove a repetition that a crash kept from being removed."""
         if self._instances.is_path_of(receipt.sop_instance_uid, receipt.path):
             return
-        with self._store.content(receipt.path, receipt.start) as encoded:
-            sha256 = hashlib.sha256(encoded).hexdigest()
+        try:
+            with self._store.content(receipt.path, receipt.start) as encoded:
+                sha256 = hashlib.sha256(encoded).hexdigest()
+        except OSError as error:  # on a bad sector: it must not keep the node from starting
+            fields = {"path": receipt.path, "reason": error.strerror}
+            LOGGER.warning("instance.unreadable", extra=fields)
+            return
         kept = self._instances.path_of(receipt.sop_instance_uid, sha256)
         if kept and self._store.read_path(kept).exists():
             self._store.remove_repetition(receipt.path)

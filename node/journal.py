@@ -23,6 +23,9 @@ from node.disk import DiskCalls
 SEGMENT_BYTES = 8 << 20
 """Room of a segment; an entry takes some hundred bytes."""
 
+FIRST_ROOM_BYTES = 64 << 10
+"""Room of the first segment after a failure; that of the next ones is twice as large each."""
+
 LARGEST_PAYLOAD_BYTES = 1 << 16
 
 _FRONT = struct.Struct("<LLQ")
@@ -53,6 +56,7 @@ class _Entry:
 class _Segment:
     path: Path
     descriptor: int
+    room_bytes: int = 0
     used_bytes: int = 0
     last_sequence: int = 0
     """Of its newest entry; 0 while it has none."""
@@ -77,9 +81,14 @@ class Journal:
     _commit: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held by the thread that writes for all who wait; guards what follows."""
     _next_sequence: int = 1
+    _room_bytes: int = 0
+    """Of the next segment: less than `segment_bytes` after a failure."""
     _segment: _Segment | None = field(default=None, repr=False)
     _full: list[_Segment] = field(default_factory=list, repr=False)
     """Segments that take no more entries, oldest first; their descriptors are closed."""
+
+    def __post_init__(self) -> None:
+        self._room_bytes = self.segment_bytes
 
     def open(self, above: int) -> Iterator[tuple[int, bytes]]:
         """Return what an earlier process wrote: sequence numbers and payloads, oldest first.
@@ -136,7 +145,7 @@ class Journal:
 
         Raises:
             OSError: It could not be written or synced. It counts as not appended, but may come
-                back from `open` after a crash.
+                back from `open` after a power cut.
         """
         if not 0 < len(payload) <= LARGEST_PAYLOAD_BYTES:
             raise ValueError("the payload is empty or longer than an entry may be")
@@ -181,7 +190,7 @@ class Journal:
             self._write(batch)
         except BaseException as error:
             # the system may call the lost pages written: never sync this segment again
-            self._retire()
+            self._give_up_segment()
             for entry in batch:
                 entry.failure, entry.is_settled = error, True
             if not isinstance(error, OSError):
@@ -202,29 +211,43 @@ class Journal:
         rest = memoryview(block)
         while rest:
             rest = rest[self.disk.write(segment.descriptor, rest) :]
-        segment.used_bytes += len(block)
         self.disk.sync(segment.descriptor)
+        segment.used_bytes += len(block)
         segment.last_sequence = batch[-1].sequence
 
     def _with_room(self, size_bytes: int) -> _Segment:
         segment = self._segment
         # behind the last entry a front of zeros must fit: it ends the segment
         if segment is not None and (
-            segment.used_bytes + size_bytes + _FRONT.size <= self.segment_bytes
+            segment.used_bytes + size_bytes + _FRONT.size <= segment.room_bytes
         ):
             return segment
         self._retire()
         path = self.folder / f"{self._next_sequence:020d}{_SUFFIX}"
-        room_bytes = max(self.segment_bytes, size_bytes + _FRONT.size)
+        room_bytes = max(self._room_bytes, size_bytes + _FRONT.size)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        self._segment = _Segment(path, descriptor)
+        self._segment = _Segment(path, descriptor, room_bytes)
         zeros = memoryview(bytes(room_bytes))
         while zeros:
             zeros = zeros[self.disk.write(descriptor, zeros) :]
         self.disk.sync(descriptor)
         self.disk.sync_directory(self.folder)
         os.lseek(descriptor, 0, os.SEEK_SET)
+        self._room_bytes = min(2 * self._room_bytes, self.segment_bytes)
         return self._segment
+
+    def _give_up_segment(self) -> None:
+        """Retire the open segment after a failure, without the entries that were refused.
+
+        They are cut off, so that after a crash they are not taken for promises, if the disk allows
+        it. The next segment is small: a disk that fails is not asked to take much for each try.
+        """
+        segment = self._segment
+        if segment is not None:
+            with suppress(OSError):
+                os.ftruncate(segment.descriptor, segment.used_bytes)
+        self._retire()
+        self._room_bytes = min(FIRST_ROOM_BYTES, self.segment_bytes)
 
     def _retire(self) -> None:
         """Write no more into the open segment; one that promises nothing is removed."""

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,6 +46,7 @@ QUIET_LOGGERS = ("pynetdicom", "pydicom", "highdicom", "sqlalchemy", "apschedule
 """Foreign loggers whose chatter is kept below WARNING."""
 
 _WITHHELD_LOGGERS = ("pydicom", "highdicom", "py.warnings")
+_WORD = re.compile(r"\w+")
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters, other ends of lines, and marks that turn the direction of writing."""
 
@@ -71,6 +73,8 @@ class IdentifierMask:
         self._capacity = capacity
         self._lock = threading.Lock()
         self._known: OrderedDict[str, None] = OrderedDict()
+        self._by_beginning: dict[tuple[str, ...], set[str]] = {}
+        """What is known by its first two words: no text is compared with all of it."""
 
     def remember(self, *values: str) -> None:
         """Mask these values from now on; of a name, also each of its components."""
@@ -80,14 +84,26 @@ class IdentifierMask:
             if new <= self._known.keys():
                 return
             self._known.update(dict.fromkeys(new))
+            for known in new:
+                self._by_beginning.setdefault(_beginning(known), set()).add(known)
             while len(self._known) > self._capacity:
-                self._known.popitem(last=False)
+                self._forget(self._known.popitem(last=False)[0])
+
+    def _forget(self, known: str) -> None:
+        beginning = _beginning(known)
+        alike = self._by_beginning[beginning]
+        alike.remove(known)
+        if not alike:
+            del self._by_beginning[beginning]
 
     def masked(self, text: str) -> str:
         """Return the text without what was remembered."""
         lowered = text.lower()
+        words = _WORD.findall(lowered)
+        places = {(), *((word,) for word in words), *pairwise(words)}
         with self._lock:
-            found = [known for known in self._known if known in lowered]
+            begun = [self._by_beginning[place] for place in places & self._by_beginning.keys()]
+            found = [known for alike in begun for known in alike if known in lowered]
         if not found:
             return text
         # of those that occur: a pattern of all takes milliseconds, and `re` keeps hundreds
@@ -107,6 +123,15 @@ class IdentifierMask:
         if isinstance(value, list | tuple | set | frozenset):
             return [self.masked_value(item) for item in value]
         return self.masked(str(value))
+
+
+def _beginning(known: str) -> tuple[str, ...]:
+    """Return the first two words of what is masked, or one, or none if it begins otherwise.
+
+    Whoever is masked stands in a text as whole words, so these words stand there as well.
+    """
+    words = _WORD.findall(known)[:2]
+    return tuple(words) if _WORD.match(known) else ()
 
 
 IDENTIFIERS = IdentifierMask()

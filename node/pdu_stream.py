@@ -47,6 +47,8 @@ LONGEST_UID = 64
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
 _ABORT_PDU = struct.Struct(">BxLxxBB")
+_TIMEVAL = struct.Struct("@ll")
+"""Seconds and microseconds, as Linux takes them for SO_RCVTIMEO (socket(7))."""
 
 
 class ProtocolError(Exception):
@@ -78,17 +80,20 @@ class PduStream:
         self.line = line
         self.has_received = self.is_within_pdu = self._is_woken = False
         self.before_refill: Callable[[], None] | None = None
-        self._silence_s = silence_s
+        self._silence_s = self._limit_s = silence_s
         self._deadline_s: float | None = None
+        self._is_secured = isinstance(line, ssl.SSLSocket)
         self._buffer = bytearray(FIRST_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
-        line.settimeout(silence_s)
+        if not self._is_secured:
+            line.settimeout(None)  # the system ends the waits
+        self._let_wait(silence_s)
 
     def set_deadline(self, within_s: float | None) -> None:
         """Let everything until the next call end within that time; None: only silence ends it."""
         self._deadline_s = None if within_s is None else time.monotonic() + within_s
-        self.line.settimeout(self._silence_s)
+        self._let_wait(self._silence_s)
 
     def expect_data(self) -> None:
         """Make the buffer as large as data sets need it."""
@@ -161,6 +166,8 @@ class PduStream:
                 view = view[self.line.send(view) :]
         except TimeoutError:
             raise
+        except BlockingIOError as error:
+            raise TimeoutError from error
         except OSError as error:
             raise LineEndedError from error
 
@@ -177,7 +184,7 @@ class PduStream:
             while len(view):
                 granted = len(view) if pace is None else pace.take(len(view))
                 self._await_room()
-                sent = self.line.send(view[:granted])
+                sent = self._send_some(view[:granted])
                 if pace is not None:
                     pace.give_back(granted - sent)
                 view = view[sent:]
@@ -187,15 +194,23 @@ class PduStream:
             raise LineEndedError from error
         self.is_within_pdu = False
 
+    def _send_some(self, view: memoryview) -> int:
+        """Send what the connection takes at once, if anything."""
+        if self._is_secured:
+            return self.line.send(view)
+        try:
+            return self.line.send(view, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # it is full again
+            return 0
+
     def _await_room(self) -> None:
         """Wait until the connection takes more; a peer that ended need not take anything."""
         self._limit_wait()
-        if isinstance(self.line, ssl.SSLSocket):
+        if self._is_secured:
             return  # what is readable may be no PDU, and cannot be looked at without taking it
         waiting = select.poll()
         waiting.register(self.line, select.POLLIN | select.POLLOUT)
-        limit_s = self.line.gettimeout()
-        events = waiting.poll(None if limit_s is None else limit_s * 1000)
+        events = waiting.poll(self._limit_s * 1000)
         if not events:
             raise TimeoutError
         if events[0][1] & select.POLLOUT:
@@ -221,14 +236,14 @@ class PduStream:
 
         A connection closed at once may take the last PDU with it before the peer has read it.
         """
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, LineEndedError):
             end_s = time.monotonic() + within_s
             if isinstance(self.line, ssl.SSLSocket):
                 self.line.settimeout(within_s)
                 self.line.unwrap()
             socket.socket.shutdown(self.line, socket.SHUT_WR)
             while (left_s := end_s - time.monotonic()) > 0:
-                self.line.settimeout(left_s)
+                self._let_wait(left_s)
                 if not socket.socket.recv_into(self.line, self._buffer):
                     break
         self.line.close()
@@ -256,6 +271,8 @@ class PduStream:
             count = self.line.recv_into(self._view[self._end :])
         except TimeoutError:
             raise
+        except BlockingIOError as error:
+            raise TimeoutError from error
         except OSError as error:
             raise LineEndedError from error
         if not count or self._is_woken:
@@ -268,7 +285,24 @@ class PduStream:
             left_s = self._deadline_s - time.monotonic()
             if left_s <= 0:
                 raise TimeoutError
-            self.line.settimeout(left_s)
+            self._let_wait(left_s)
+
+    def _let_wait(self, seconds: float) -> None:
+        """Let one wait for the peer take so long at most.
+
+        Of plain TCP the system limits it: Python's own time-outs ask before each call whether it
+        would wait, which costs a call of the system for each.
+        """
+        self._limit_s = seconds
+        if self._is_secured:
+            self.line.settimeout(seconds)
+            return
+        limit = _TIMEVAL.pack(int(seconds), max(1, int(seconds % 1 * 1e6)))  # zero is for ever
+        try:
+            for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self.line.setsockopt(socket.SOL_SOCKET, direction, limit)
+        except OSError as error:
+            raise LineEndedError from error
 
 
 @dataclass(frozen=True, slots=True)

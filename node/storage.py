@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from node.disk import (
+    AWAY,
     FILE_MODE,
     NEW_FILE,
     REFUSALS,
     DiskCalls,
     Piece,
     mapped,
+    read_at_once,
     refusal,
 )
 from node.errors import StorageFullError
@@ -38,6 +40,9 @@ ROOM_LOOKED_AT_S = 0.05
 
 PROBE_S = 1.0
 """How often a disk that failed is tried again when nobody writes."""
+
+READ_AT_ONCE_BYTES = 1 << 20
+"""A file that is larger is mapped after it was read through, piece by piece."""
 
 ROOM_CHECK_BYTES = 16 << 20
 """After so many bytes of one object the free room is looked at again."""
@@ -257,17 +262,42 @@ class ObjectStore:
 
     @contextmanager
     def content(self, relative: str, start: int) -> Iterator[memoryview]:
-        """Give what a file holds from a place on, for a block; pages are read as they are used.
+        """Give what a file holds from a place on, for a block.
 
         Raises:
             OSError: It is not there, or cannot be read.
         """
         descriptor = os.open(self.read_path(relative), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with mapped(descriptor, os.fstat(descriptor).st_size, start) as found:
+            size_bytes = os.fstat(descriptor).st_size
+            if size_bytes <= READ_AT_ONCE_BYTES:
+                yield memoryview(read_at_once(descriptor, size_bytes))[start:]
+                return
+            # a bad sector is an error here; within a mapping it would end the process (SIGBUS)
+            for at in range(0, size_bytes, READ_AT_ONCE_BYTES):
+                read_at_once(descriptor, min(READ_AT_ONCE_BYTES, size_bytes - at))
+            with mapped(descriptor, size_bytes, start) as found:
                 yield found
         finally:
             os.close(descriptor)
+
+    def require_there(self, error: OSError) -> None:
+        """Do nothing if an error of reading concerns one file, not all of them.
+
+        Raises:
+            StorageFullError: The folder is away: its server is out of reach, or it is not mounted.
+        """
+        if error.errno not in AWAY:
+            try:
+                self._objects.stat()
+            except OSError as of_all:
+                error = of_all
+            else:
+                return
+        raise StorageFullError(
+            f"the data folder is away: {error.strerror}",
+            hint="look at the network, and at what serves and mounts the folder; it goes on then",
+        ) from error
 
     def finish_rename(self, spare: str, path: str) -> bool:
         """Give a promised object its name if a power cut took that; tell whether it is there."""

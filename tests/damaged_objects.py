@@ -231,7 +231,8 @@ def uids_by_pydicom(object_: Original) -> tuple[str, str] | None:
             ds = read_dataset(BytesIO(raw), syntax.is_implicit_VR, syntax.is_little_endian)
         except _ERRORS_OF_CHARACTER_SETS as error:
             frames = traceback.extract_tb(error.__traceback__)
-            if not any(frame.filename.endswith(("charset.py", "values.py")) for frame in frames):
+            places = tuple(frame.filename for frame in frames)
+            if not any(place.endswith(("charset.py", "values.py", "hooks.py")) for place in places):
                 raise
             return None
     first, second = (

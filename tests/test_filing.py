@@ -1,5 +1,7 @@
 """What was promised is filed, once, whatever moment a process ends at."""
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -176,6 +178,27 @@ def test_repetition_leaves_one_copy_wherever_the_process_ends(
     check_filed(recovered(processes), [first])
 
 
+def test_repetition_that_cannot_be_read_holds_up_no_start(
+    processes: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A crash kept it from being removed, and then its sector went bad: it is told, and left."""
+    first, second = recovered(processes).promise(ct(1), ct(1))
+
+    def end(_store: ObjectStore, _path: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "remove_repetition", end)
+        with pytest.raises(KeyboardInterrupt):
+            recovered(processes)
+    path = processes().store.read_path(second.path)
+    path.unlink()
+    path.mkdir()
+    assert [row.path for row in recovered(processes).rows()] == [first.path]
+    (record,) = [r for r in caplog.records if r.message == "instance.unreadable"]
+    assert record.__dict__["path"] == second.path
+
+
 def test_repetition_takes_the_place_of_a_copy_that_is_gone(processes: Any) -> None:
     """A damaged disk lost the file: who sends it again mends that."""
     process = recovered(processes)
@@ -198,6 +221,47 @@ def test_unreadable_file_holds_up_no_start(
     process = recovered(processes)
     assert [row.path for row in process.rows()] == [receipts[1].path]
     assert [r for r in caplog.records if r.message == "instance.lost"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOTCONN, errno.EHOSTUNREACH, errno.ETIMEDOUT])
+def test_file_server_that_is_away_makes_no_object_lost(
+    processes: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """The database is reachable again before the files are: what was promised waits for them."""
+    receipts = recovered(processes).promise(ct(1), ct(2))
+
+    def away(*_args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "content", away)
+        with pytest.raises(StorageFullError, match="data folder is away"):
+            recovered(processes)
+    check_filed(recovered(processes), receipts)
+    assert not [r for r in caplog.records if r.message == "instance.lost"]
+
+
+def test_folder_that_is_not_mounted_makes_no_object_lost(
+    processes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is absent then, and so is the folder of all."""
+    receipts = recovered(processes).promise(ct(1), ct(2))
+    process = processes()
+    objects = process.root / ObjectStore.OBJECTS
+    elsewhere = process.root / "elsewhere"
+    begin = ObjectStore.sync_names
+
+    def unmount(store: ObjectStore) -> None:
+        begin(store)
+        objects.rename(elsewhere)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "sync_names", unmount)
+        patch.setattr(Filing, "_unpromised", lambda *_args: [])
+        with pytest.raises(StorageFullError, match="data folder is away"):
+            process.filing.recover(NOW)
+    elsewhere.rename(objects)
+    check_filed(recovered(processes), receipts)
 
 
 def test_sender_waits_for_a_stuck_database_but_not_for_ever(

@@ -1,18 +1,29 @@
 """Log lines: readable by machines, and without patient identifiers."""
 
 import io
+import itertools
 import json
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import Dataset
 
 from node.errors import StorageFullError
-from node.log import IDENTIFIERS, MASK, IdentifierMask, case_context, configure_logging
+from node.log import (
+    IDENTIFIERS,
+    MASK,
+    SHORTEST_MASKED,
+    IdentifierMask,
+    case_context,
+    configure_logging,
+)
 
 LOGGER = logging.getLogger("node.test")
 TOUCHED = ("", "node", "handlers", "hilum", "pydicom", "pynetdicom", "py.warnings")
@@ -107,6 +118,28 @@ def test_masking(text: str, expected: str) -> None:
     """Whole values and parts of names vanish; UIDs and longer words stay readable."""
     mask = IdentifierMask()
     mask.remember("Marked^Nameless^Q", "PID-4711", "19500102", "", "Q")
+    assert mask.masked(text) == expected
+
+
+@given(
+    values=st.lists(st.text("ab.-^ _/\\İßé1", min_size=3, max_size=9), min_size=1, max_size=5),
+    between=st.lists(st.text("ab.- ^", max_size=3), min_size=1, max_size=6),
+    is_shouted=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_masking_is_that_of_all_values_together(
+    values: list[str], between: list[str], is_shouted: bool
+) -> None:
+    """Looking values up by their first words finds just what comparing with each would."""
+    mask = IdentifierMask()
+    mask.remember(*values)
+    text = "".join(gap + value for gap, value in zip(between, itertools.cycle(values)))
+    text = text.upper() if is_shouted else text
+    parts = {part for value in values for part in (value, *re.split(r"[\^=\s]+", value))}
+    known = {part.strip().lower() for part in parts if len(part.strip()) >= SHORTEST_MASKED}
+    found = sorted((one for one in known if one in text.lower()), key=len, reverse=True)
+    pattern = rf"(?<![\w.])(?:{'|'.join(map(re.escape, found))})(?!\w|\.\w)"
+    expected = re.sub(pattern, MASK, text, flags=re.IGNORECASE) if found else text
     assert mask.masked(text) == expected
 
 

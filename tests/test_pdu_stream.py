@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from node.pdu_stream import PduStream
+from node.pdu_stream import LineEndedError, PduStream
 
-SILENCE_S = 0.5
+SILENCE_S = 2.0
 
 
 def test_large_pdu_when_its_reader_is_slow_is_sent_whole() -> None:
@@ -30,7 +30,7 @@ def test_large_pdu_when_its_reader_is_slow_is_sent_whole() -> None:
         start_s = time.monotonic()
         PduStream(ours, SILENCE_S).send(content)
         assert time.monotonic() - start_s > SILENCE_S, "slow enough to tell"
-        reader.join(20)
+        reader.join(60)
     assert received == len(content)
 
 
@@ -59,4 +59,27 @@ def test_deadline_when_it_is_set_ends_a_sending_that_goes_on() -> None:
         with pytest.raises(TimeoutError):
             stream.send(bytes(16 << 20))
         stopped.set()
-        reader.join(20)
+        reader.join(60)
+
+
+def test_peer_that_says_nothing_ends_the_reading() -> None:
+    """Silence counts for a reader, too; what came before can be read."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = PduStream(ours, SILENCE_S)
+        theirs.sendall(b"abc")
+        assert stream.read(2) == b"ab"
+        with pytest.raises(TimeoutError):
+            stream.read(2)
+
+
+def test_reading_when_another_thread_wakes_it_ends() -> None:
+    """A node that stops does not wait until the peer says something."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = PduStream(ours, 60.0)
+        waker = threading.Timer(SILENCE_S / 10, stream.wake)
+        waker.start()
+        with pytest.raises(LineEndedError):
+            stream.next_pdu()
+        waker.join(60)

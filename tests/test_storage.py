@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from node.disk import DiskCalls, DiskRoom
+from node.disk import DiskCalls, DiskRoom, read_at_once
 from node.errors import StorageFullError
 from node.spare_files import SPARE_FILES
-from node.storage import PROBE_S, ROOM_LOOKED_AT_S, ObjectStore
+from node.storage import PROBE_S, READ_AT_ONCE_BYTES, ROOM_LOOKED_AT_S, ObjectStore
 
 FRONT = b"\0" * 128 + b"DICM" + b"meta"
 UID = "1.2.826.0.1"
@@ -53,6 +53,20 @@ def test_file_holds_what_was_written(tmp_path: Path) -> None:
     assert store.read_path(file.path).read_bytes() == FRONT + b"data set"
     with store.content(file.path, len(FRONT)) as content:
         assert bytes(content) == b"data set"
+    store.close()
+
+
+def test_large_file_is_read_whole(tmp_path: Path) -> None:
+    """Of any size, and a file that ends early is an error: no other hash is made of it."""
+    store = ObjectStore(tmp_path, 0)
+    large = os.urandom(2 * READ_AT_ONCE_BYTES + 5)
+    path = keep(store, large)
+    with store.content(path, len(FRONT)) as content:
+        assert content == large
+    descriptor = os.open(store.read_path(path), os.O_RDONLY)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_at_once(descriptor, len(FRONT) + len(large) + 1)
+    os.close(descriptor)
     store.close()
 
 

@@ -45,7 +45,9 @@ class KillReport:
     beside: dict[str, int] = field(default_factory=dict)
 
 
-def kill_often(node: ServeProcess, *, kills: int, longest_s: float, seed: int) -> KillReport:
+def kill_often(
+    node: ServeProcess, *, kills: int, longest_s: float, seed: int, at_least: int = 0
+) -> KillReport:
     """Kill a node under load again and again and judge what it kept.
 
     Args:
@@ -53,6 +55,7 @@ def kill_often(node: ServeProcess, *, kills: int, longest_s: float, seed: int) -
         kills: How often.
         longest_s: Longest time of load before a kill.
         seed: Of the moments.
+        at_least: How many objects are answered before each kill, however long that takes.
     """
     moments, load, report = random.Random(seed), SendingLoad(), KillReport()
     for number in range(kills):
@@ -62,6 +65,7 @@ def kill_often(node: ServeProcess, *, kills: int, longest_s: float, seed: int) -
         if number % JUDGED_EVERY == 0:
             _judge(node, load, report)
         load.start(node.port)
+        load.wait_for_answers(at_least)
         time.sleep(moments.uniform(0.0, longest_s))
         if load.errors:
             report.problems.append(f"a sender ended before the kill: {load.errors}")

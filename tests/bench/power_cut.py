@@ -75,8 +75,12 @@ def record_load(
     load: SendingLoad | None = None,
     answered: frozenset[str] = frozenset(),
     node_keys: str = "",
+    at_least: int = 0,
 ) -> RecordedLoad:
-    """Start a node on `folder`/data, as that lies there, send for some time, and read."""
+    """Start a node on `folder`/data, as that lies there, send for some time, and read.
+
+    `at_least` so many objects are answered, however long that takes.
+    """
     (folder / "data").mkdir(parents=True, exist_ok=True)
     log, load = folder / "disk.log", load or SendingLoad()
     load.message_of.clear()
@@ -86,6 +90,7 @@ def record_load(
     with ServeProcess(folder, node_keys=node_keys, environment=environment).ending() as node:
         node.start()
         load.start(node.port)
+        load.wait_for_answers(at_least)
         time.sleep(seconds)
         load.stop()
         time.sleep(

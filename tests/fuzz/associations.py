@@ -16,6 +16,7 @@ import os
 import random
 import re
 import resource
+import ssl
 import sys
 import tempfile
 import time
@@ -75,8 +76,10 @@ def whole_messages() -> list[bytes]:
     ]
 
 
-def ending_of(node: Node, rng: random.Random, whole: list[bytes]) -> str:
-    """Send one case; return how it ended.
+def ending_of(
+    node: Node, rng: random.Random, whole: list[bytes], secure: ssl.SSLContext | None = None
+) -> str:
+    """Send one case, over TLS if it is said how; return how it ended.
 
     Raises:
         AssertionError: More than one A-ABORT, or one with a reason that was not foreseen.
@@ -87,7 +90,7 @@ def ending_of(node: Node, rng: random.Random, whole: list[bytes]) -> str:
     if not begins_honestly:
         messages.insert(0, rng.choice(whole[:REQUESTS]))
     stream = damaged(rng, b"".join(messages))
-    with HostilePeer(node.port) as peer:
+    with HostilePeer(node.port, secure) as peer:
         if begins_honestly:
             peer.associate()
         peer.send(stream)
