@@ -75,7 +75,7 @@ def case_job(
         findings=tuple(
             JobFinding(code=f.code, severity=f.severity, text=f.text) for f in proposal.findings
         ),
-        uid_seed=_seed(proposal, settings),
+        uid_seed=_seed(proposal.fingerprint, settings, software_version()),
         software_version=software_version(),
         created=created,
         memory_mib=config.node.compute_memory_mib,
@@ -83,6 +83,24 @@ def case_job(
         destinations=_destinations(protocol),
         delivery_give_up_h=protocol.delivery_give_up_h,
         with_view=with_view,
+    )
+
+
+def as_computed_by(job: Job, version: str) -> Job:
+    """Return a job as a version of the program computes it, whichever prepared it.
+
+    Results name the version that made them, and their UIDs follow from it: two versions may make
+    other bytes of the same case.
+    """
+    if job.software_version == version:
+        return job
+    told = job.settings.model_dump(mode="json")
+    return job.model_copy(
+        update={
+            "software_version": version,
+            "case": {**job.case, "software_version": version, "settings": told},
+            "uid_seed": _seed(job.case["fingerprint"], job.settings, version),
+        }
     )
 
 
@@ -176,8 +194,6 @@ def _identity(
     }
 
 
-def _seed(proposal: CaseProposal, settings: ComputeSettings) -> str:
-    told = json.dumps(
-        [proposal.fingerprint, settings.model_dump(mode="json"), software_version()], sort_keys=True
-    )
+def _seed(fingerprint: str, settings: ComputeSettings, version: str) -> str:
+    told = json.dumps([fingerprint, settings.model_dump(mode="json"), version], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()

@@ -58,7 +58,7 @@ from node.limit_tables import limits_of, names_of
 from node.outline_program import PROGRAM
 from node.second_opinion import consult
 from node.view_files import VIEW_FOLDER, write_view
-from node.viewing import on_ct_of_result, view_of_result_set
+from node.viewing import moved_ct_of_result, on_ct_of_result, view_of_result_set
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that this process gets when its parent dies."""
@@ -129,7 +129,8 @@ def compute(job: Job, out: Path) -> Outcome:
 def _leave_view(decoded: DecodedCase, result: CaseResult, out: Path) -> None:
     """Write what the page shows; a case does not fail because it cannot be looked at."""
     try:
-        view = view_of_result_set(replace(decoded, case=result.case), on_ct_of_result(result), out)
+        shown = on_ct_of_result(result), moved_ct_of_result(result)
+        view = view_of_result_set(replace(decoded, case=result.case), *shown, out)
         write_view(view, out.parent / VIEW_FOLDER)
     except Exception as error:  # noqa: BLE001 - the result set is whole, and that is what counts
         _write_trace(error)

@@ -24,7 +24,8 @@ from node.protocol import (
 OUTCOME_FILE = "outcome.json"
 OUTPUT_FOLDER = "out"
 METRICS_FILE = "metrics.json"
-REPORT_FILES = ("report.pdf", "report.html")
+REPORT_PAGE = "report.html"
+REPORT_FILES = ("report.pdf", REPORT_PAGE)
 """The report for people, in two forms that say the same."""
 
 RESULTS_FOLDER = "results"

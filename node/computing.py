@@ -6,6 +6,7 @@ Decides nothing about when; that is `node.schedule`.
 """
 
 import errno
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from node.case_job import software_version
+from node.case_job import as_computed_by, software_version
 from node.compute_job import (
     OUTCOME_FILE,
     OUTPUT_FOLDER,
@@ -37,6 +38,9 @@ LOGGER = logging.getLogger(__name__)
 MOST_STARTS = 50
 """A revision begun this often without an end is suspected of bringing the node down."""
 
+MOST_UNREAD = 10
+"""A case that no process could read this often is prepared anew, whoever may still know it."""
+
 WORK_FOLDER = "work"
 
 _IS_THERE = frozenset({errno.ENOTEMPTY, errno.EEXIST})
@@ -57,15 +61,22 @@ class Computing:
         runs: The revisions of the index.
         clock: The time, aware.
         folder: Where to compute; of this process alone.
+        works_elsewhere: Tells whether another process runs a version of the program.
     """
 
     def __init__(
-        self, config: Config, runs: RunBook, clock: Callable[[], datetime], folder: Path
+        self,
+        config: Config,
+        runs: RunBook,
+        clock: Callable[[], datetime],
+        folder: Path,
+        works_elsewhere: Callable[[str], bool] = lambda _version: False,
     ) -> None:
         self._config = config
         self._runs = runs
         self._clock = clock
         self._work = folder
+        self._works_elsewhere = works_elsewhere
         self._children = ChildProcesses()
 
     def clear(self) -> None:
@@ -85,15 +96,17 @@ class Computing:
         if key.begun > MOST_STARTS:
             self._runs.fail(key, f"begun {key.begun} times without an end", self._clock())
             return
-        most_failures = None
+        most_failures, prepare_anew = None, False
         account = CaseAccount(begun.queue_s)
         try:
-            job = Job.model_validate_json(begun.job)
+            job = as_computed_by(Job.model_validate_json(begun.job), software_version())
             # written before a restore elsewhere, or by a machine that mounts the folder otherwise
             root = str(self._config.node.data.resolve())
             self._conclude(key, job.model_copy(update={"root": root}), account)
-        except ValidationError:  # while machines are updated one by one: another one knows it
+        except ValidationError:  # while machines are updated one by one, another one knows it
             reason = f"another version of Hilum than {software_version()} has prepared it"
+            known = self._works_elsewhere(_prepared_by(begun.job))
+            prepare_anew = not known or key.attempt >= MOST_UNREAD
         except ComputeError as error:
             if not self._children.is_stopped:  # a stop is not the case's fault
                 most_failures = self._config.node.compute_attempts
@@ -115,6 +128,7 @@ class Computing:
             now + pause(self._config.node, key.attempt),
             now,
             most_failures=most_failures,
+            prepare_anew=prepare_anew,
         )
 
     def _conclude(self, key: RevisionKey, job: Job, account: CaseAccount) -> None:
@@ -195,3 +209,9 @@ class Computing:
 
     def _result_folder(self, key: RevisionKey) -> Path:
         return self._config.node.data / RESULTS_FOLDER / key.case_id / str(key.revision)
+
+
+def _prepared_by(job: str) -> str:
+    """Return the version that prepared a job which this one cannot read; empty: not told."""
+    told = json.loads(job)
+    return str(told.get("software_version", "")) if isinstance(told, dict) else ""

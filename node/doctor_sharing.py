@@ -1,4 +1,4 @@
-"""The doctor's checks of several processes on one PostgreSQL: clocks, signs of life, the password.
+"""The doctor's checks of several processes on one PostgreSQL: folder, clocks, life, password.
 
 Says nothing where there is only one process. Looks and reports.
 """
@@ -9,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 
 from node.config import NodeSection
 from node.doctor_machine import Check, CheckStatus
+from node.doctor_mount import check_shared_folder
 from node.errors import NodeError
 from node.index import Index
 from node.index.heartbeats import Heartbeats, Sign
+from node.membership import versions_at_work
 
 TOLERATED_OFFSET_S = 5.0
 """How far the clocks of the hosts may be apart: by so much a quiet period or a pause is off."""
@@ -21,7 +23,9 @@ def check_sharing(node: NodeSection) -> tuple[Check, ...]:
     """Tell how this host fits in with the others; nothing where nothing is shared."""
     if not node.is_shared:
         return ()
-    found = [] if node.database_password_file is None else [check_password_file(node)]
+    found = [check_shared_folder(node.data)]
+    if node.database_password_file is not None:
+        found.append(check_password_file(node))
     try:
         index = Index(node.database_url)
         try:
@@ -61,16 +65,20 @@ def check_offset(offset: timedelta) -> Check:
 
 
 def check_processes(signs: list[Sign], now: datetime, limit_s: float) -> Check:
-    """Tell which processes share the work, and which have not given a sign of life in time."""
+    """Tell who shares the work, who has not given a sign of life in time, who runs what."""
     name = "processes"
     late = [s for s in signs if (now - s.beat_at).total_seconds() > limit_s]
     if late:
         told = ", ".join(f"{s.identity.name} since {s.beat_at:%H:%M:%S} UTC" for s in late)
         mend = "others have taken up its work; start it again, or forget it: in a day it is gone"
         return Check(name, CheckStatus.WARN, f"no sign of life of {told}", mend)
-    roles = Counter(s.identity.role for s in signs)
-    versions = sorted({s.identity.version for s in signs})
     if not signs:
         return Check(name, CheckStatus.OK, "none works now")
+    versions = versions_at_work(signs, now, limit_s)
+    if len(versions) > 1:
+        told = "; ".join(f"{version}: {', '.join(names)}" for version, names in versions.items())
+        mend = "bring all to one version; until then each case is computed as its process does"
+        return Check(name, CheckStatus.WARN, f"several versions work, {told}", mend)
+    roles = Counter(s.identity.role for s in signs)
     text = ", ".join(f"{count} {role}" for role, count in sorted(roles.items()))
     return Check(name, CheckStatus.OK, f"{text}; version {', '.join(versions)}")

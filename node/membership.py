@@ -17,7 +17,7 @@ from datetime import datetime
 from node.case_job import software_version
 from node.config import Config
 from node.index import Index
-from node.index.heartbeats import Heartbeats, ProcessIdentity
+from node.index.heartbeats import Heartbeats, ProcessIdentity, Sign
 
 LOGGER = logging.getLogger(__name__)
 
@@ -119,6 +119,14 @@ class Membership:
             if name != self.identity.name and self._looked_s - seen.since_s >= self._silent_after_s
         }
 
+    def works_elsewhere(self, version: str) -> bool:
+        """Tell whether another process that is not silent runs a version of the program."""
+        not_asked = {self.identity.name, *self.silent()}
+        return any(
+            sign.identity.version == version and sign.identity.name not in not_asked
+            for sign in self._book.signs()
+        )
+
     def is_first(self) -> bool:
         """Tell whether this process is the first by name of those of its role that are not silent.
 
@@ -131,6 +139,21 @@ class Membership:
                 for name, seen in self._seen.items()
                 if seen.role == self.identity.role and name not in silent
             )
+
+
+def versions_at_work(
+    signs: Iterable[Sign], now: datetime, limit_s: float
+) -> dict[str, tuple[str, ...]]:
+    """Return which processes work, by the version that they run.
+
+    One whose last sign of life is older than `limit_s` works no more.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for sign in signs:
+        if (now - sign.beat_at).total_seconds() <= limit_s:
+            version = sign.identity.version
+            found[version] = (*found.get(version, ()), sign.identity.name)
+    return dict(sorted(found.items()))
 
 
 def membership_of(

@@ -25,12 +25,15 @@ LONGEST_HOST = 40
 MOST_WORKERS = 99
 """Workers on one host."""
 
+_STOP_IT_FIRST = "stop it first: two that do not share one database cannot share a data folder"
+
 
 @dataclass(frozen=True, slots=True)
 class HeldName:
     """A name, for as long as the process lives or until `release`."""
 
     name: str
+    path: Path
     _lock: IO[str]
 
     def release(self) -> None:
@@ -51,12 +54,14 @@ def serve_name(node: NodeSection) -> HeldName:
             hint = "stop it, or give this node another `node.data` folder"
             if held is None:
                 raise NodeError(f"another node already works in {node.data}", hint=hint)
+            _refuse_sharing(node, held)
             return held
         name = f"{host_part(node)}.serve"
         held = _locked(name, _lock_file(node, name))
     if held is None:
         hint = "stop it, or give this one a `node.name` of its own"
         raise NodeError(f"another process named {name} works in {node.data}", hint=hint)
+    _refuse_lone(node, held)
     return held
 
 
@@ -71,8 +76,59 @@ def worker_name(node: NodeSection) -> HeldName:
             name = f"{host_part(node)}.worker-{number}"
             held = _locked(name, _lock_file(node, name))
             if held is not None:
+                _refuse_lone(node, held)
                 return held
     raise NodeError(f"{MOST_WORKERS} workers run on this host", hint="stop some of them")
+
+
+def lock_of(data: Path, name: str) -> Path:
+    """Return the lock file of a name."""
+    return data / LOCK_FILE if name == SINGLE_NODE else data / LOCK_FOLDER / f"{name}.lock"
+
+
+def is_held(lock: Path) -> bool:
+    """Tell whether a living process has the name of that lock file."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _refuse_lone(node: NodeSection, held: HeldName) -> None:
+    """Do nothing unless a node works in the folder for which there is no other process.
+
+    It has an index of its own, or is of a version that knew nothing of others: both would take the
+    objects and the work of the rest for what they were themselves.
+    """
+    if is_held(node.data / LOCK_FILE):
+        held.release()
+        raise NodeError(
+            f"a node that shares its work with nobody works in {node.data}", hint=_STOP_IT_FIRST
+        )
+
+
+def _refuse_sharing(node: NodeSection, held: HeldName) -> None:
+    """Do nothing unless processes work in the folder that share a PostgreSQL."""
+    locks = sorted((node.data / LOCK_FOLDER).glob("*.lock"))
+    if working := [lock.stem for lock in locks if is_held(lock)]:
+        held.release()
+        raise NodeError(
+            f"processes that share PostgreSQL work in {node.data}: {', '.join(working)}",
+            hint=_STOP_IT_FIRST,
+        )
+
+
+def free_name(node: NodeSection, name: str) -> HeldName | None:
+    """Take the name of a process that is to be forgotten; None: a living one has it.
+
+    Raises:
+        OSError: The folder cannot be used.
+    """
+    return _locked(name, _lock_file(node, name))
 
 
 def host_part(node: NodeSection) -> str:
@@ -88,16 +144,28 @@ def _lock_file(node: NodeSection, name: str) -> Path:
 
 
 def _locked(name: str, path: Path) -> HeldName | None:
-    file = path.open("a", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
+    while True:
+        file = path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if _is_still(path, file):
+            break
+        file.close()  # its name was forgotten this moment, and the file with it
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
-    return HeldName(name, file)
+    return HeldName(name, path, file)
+
+
+def _is_still(path: Path, file: IO[str]) -> bool:
+    """Tell whether an open file is the one that lies at its path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 class _Folder:

@@ -5,7 +5,7 @@ The silent one may be alive: nothing of its own is removed. Read `node.membershi
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ class Takeover:
         instances: The index of what was received.
         store: Where the objects are; None: this process does not receive, and files for nobody.
         clock: The time, aware.
+        on_cut: As of `Filing`.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Takeover:
         instances: InstanceBook,
         store: ObjectStore | None,
         clock: Callable[[], datetime],
+        on_cut: Callable[[Sequence[int]], None] = lambda _rows: None,
     ) -> None:
+        self._on_cut = on_cut
         self._membership = membership
         self._workflow = workflow
         self._instances = instances
@@ -80,7 +83,8 @@ class Takeover:
         stamp = (beats, _written_s(folder))
         if self._filed.get(name) == stamp:
             return
-        filing = Filing(self._store, Journal(folder, self._store.disk), self._instances, name)
+        journal = Journal(folder, self._store.disk)
+        filing = Filing(self._store, journal, self._instances, name, self._on_cut)
         try:
             counts = filing.file_for(partial(self._is_silent, name), self._clock())
         except OSError as error:
@@ -88,7 +92,9 @@ class Takeover:
                 f"the journal of {name} cannot be read: {error.strerror}",
                 hint="look at the data folder's rights and the disk's health",
             ) from error
-        self._filed[name] = stamp
+        # slow disks make it doubtful whether it is silent: then its associations are still open
+        if self._is_silent(name):
+            self._filed[name] = stamp
         if any(counts.values()):
             LOGGER.warning("receiving.taken_over", extra={"promised_by": name, **counts})
 

@@ -54,17 +54,17 @@ class Worker:
         self._held = worker_name(config.node)
         self.name = self._held.name
         self._index = open_index(config.node, self._held)
-        runs = RunBook(self._index)
+        runs, work = RunBook(self._index), work_folder(config.node, self.name)
+        self._membership = membership_of(config, self._index, self.name, WORKER, clock)
         self._workflow = Workflow(
             config,
             runs,
             DeliveryBook(self._index),
-            computing=Computing(config, runs, clock, work_folder(config.node, self.name)),
+            computing=Computing(config, runs, clock, work, self._membership.works_elsewhere),
             delivering=None,
             clock=clock,
             process=self.name,
         )
-        self._membership = membership_of(config, self._index, self.name, WORKER, clock)
         instances = InstanceBook(self._index)
         self._takeover = Takeover(self._membership, self._workflow, instances, None, clock)
         self._scheduler = BackgroundScheduler(timezone=UTC)

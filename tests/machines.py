@@ -67,6 +67,38 @@ STANDARD = "1.2.840.10008."
 """What the UIDs of SOP classes and transfer syntaxes begin with."""
 
 
+@dataclass(frozen=True)
+class Program:
+    """A version of Hilum that a process runs.
+
+    Attributes:
+        root: The folder that holds `node` and `handlers`.
+        installed: A folder that says which version is installed (`installed_as`), or None.
+    """
+
+    root: Path
+    installed: Path | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes Python run this one."""
+        path = [str(folder) for folder in (self.root, self.installed) if folder is not None]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+OURS = Program(ROOT)
+"""That of the work tree."""
+
+
+def installed_as(folder: Path, version: str) -> Path:
+    """Make a folder that tells Python that this version of Hilum is installed; return it."""
+    known = folder / f"hilum-{version}.dist-info"
+    known.mkdir(parents=True)
+    text = f"Metadata-Version: 2.1\nName: hilum\nVersion: {version}\n"
+    (known / "METADATA").write_text(text, encoding="utf-8")
+    return folder
+
+
 class HilumProcess:
     """`hilum serve` or `hilum worker` in a process of its own.
 
@@ -75,15 +107,25 @@ class HilumProcess:
         config: Its configuration file.
         port: Where it listens; 0: nowhere.
         prefix: What starts it, as `taskset`.
+        program: What it runs.
     """
 
-    def __init__(self, role: str, config: Path, port: int = 0, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        role: str,
+        config: Path,
+        port: int = 0,
+        prefix: Sequence[str] = (),
+        program: Program = OURS,
+    ) -> None:
         self.role = role
         self.config = config
         self.port = port
+        self.program = program
         self.log = config.with_suffix(f".{role}.log")
         self._command = [*prefix, sys.executable, "-m", "node", role, "--config", str(config)]
         self._process: subprocess.Popen[bytes] | None = None
+        self._logged_before = 0
 
     @property
     def pid(self) -> int:
@@ -94,12 +136,13 @@ class HilumProcess:
     def launch(self) -> "HilumProcess":
         """Start it and wait for nothing."""
         with self.log.open("ab") as log:
+            self._logged_before = log.tell()
             self._process = subprocess.Popen(
                 self._command,
-                cwd=ROOT,
+                cwd=self.program.root,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env=self.program.environment,
             )
         return self
 
@@ -108,12 +151,16 @@ class HilumProcess:
 
         def is_ready() -> bool:
             assert self._process is not None
-            text = self.log.read_text(encoding="utf-8")
+            text = self.logged()
             assert self._process.poll() is None, text[-3000:]
             return "; Ctrl-C stops it" in text
 
-        wait_for(is_ready, timeout_s=240, what=f"{self.log.name} to be ready")
+        wait_for(is_ready, timeout_s=480, what=f"{self.log.name} to be ready")
         return self
+
+    def logged(self) -> str:
+        """Return what stands in the log since it was launched."""
+        return self.log.read_bytes()[self._logged_before :].decode("utf-8")
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal, to this process alone."""
@@ -144,7 +191,7 @@ class HilumProcess:
 
     def send(self, paths: Sequence[Path]) -> list[str]:
         """Send files; return the SOP Instance UIDs that were answered with success."""
-        answers = send_instances(self.peer(), "SCANNER", list(paths), timeout_s=30)
+        answers = send_instances(self.peer(), "SCANNER", list(paths), timeout_s=120)
         return [a.sop_instance_uid for a in answers if a.outcome is InstanceOutcome.SENT]
 
 
@@ -159,6 +206,7 @@ class Machines:
     heartbeat_limit_s: float = 6.0
     compute: bool = True
     node_keys: str = ""
+    program: Program = OURS
     processes: list[HilumProcess] = field(default_factory=list)
 
     @property
@@ -187,11 +235,13 @@ class Machines:
     def serve(self, name: str, prefix: Sequence[str] = ()) -> HilumProcess:
         """Launch `hilum serve`."""
         port = free_port()
-        return self._launched(HilumProcess("serve", self.configured(name, port), port, prefix))
+        config = self.configured(name, port)
+        return self._launched(HilumProcess("serve", config, port, prefix, self.program))
 
     def worker(self, name: str, prefix: Sequence[str] = ()) -> HilumProcess:
         """Launch `hilum worker`."""
-        return self._launched(HilumProcess("worker", self.configured(name, 0), 0, prefix))
+        config = self.configured(name, 0)
+        return self._launched(HilumProcess("worker", config, 0, prefix, self.program))
 
     def _launched(self, process: HilumProcess) -> HilumProcess:
         self.processes.append(process)

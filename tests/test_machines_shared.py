@@ -9,7 +9,6 @@ from typing import cast
 import pytest
 import sqlalchemy as sa
 
-from node.computing import Computing
 from node.config import Config, NodeSection, Protocol, read_config
 from node.doctor_sharing import check_offset, check_password_file, check_processes, check_sharing
 from node.errors import ConfigError, NodeError
@@ -18,8 +17,6 @@ from node.index import Index
 from node.index.cases import CaseBook
 from node.index.heartbeats import Heartbeats, ProcessIdentity
 from node.index.instances import InstanceBook
-from node.index.runs import RunBook
-from node.index.states import CaseState
 from node.index.tables import ASSOCIATIONS
 from node.journal import Journal
 from node.membership import SERVE, WORKER, Membership
@@ -31,7 +28,7 @@ from node.storage import StoredFile
 from node.worker import Worker
 from node.workflow import Workflow
 from tests.nodes import free_port
-from tests.owed_results import KINDS, owing, proposal, receiver
+from tests.owed_results import KINDS, owing, receiver
 from tests.postgres import PostgresServer
 from tests.receiving_node import LONG_S
 from tests.receiving_node import ct as received_ct
@@ -202,6 +199,16 @@ def test_nobody_when_the_looking_one_was_away_is_silent(crowd: Crowd) -> None:
     assert sorted(crowd.me.silent()) == ["a.serve", "a.worker-1"]
 
 
+def test_version_works_elsewhere_while_another_process_of_it_lives(crowd: Crowd) -> None:
+    """What this one cannot read is left to that one."""
+    assert crowd.me.works_elsewhere("1.0")
+    assert not crowd.me.works_elsewhere("1.1")
+    crowd.pass_time(40)
+    assert not crowd.me.works_elsewhere("1.0"), "all others are silent"
+    crowd.pass_time(10, crowd.worker)
+    assert crowd.me.works_elsewhere("1.0")
+
+
 def test_first_of_a_role_is_the_first_that_lives(crowd: Crowd) -> None:
     """What one is to do passes to the next, and back."""
     assert not crowd.me.is_first()
@@ -255,6 +262,23 @@ def test_single_node_when_it_runs_refuses_a_second(tmp_path: Path) -> None:
         serve_name(NodeSection(data=tmp_path))
     held.release()
     assert held.name == "node"
+
+
+def test_lone_node_and_processes_that_share_when_one_works_refuse_the_other(
+    tmp_path: Path,
+) -> None:
+    """Two indexes in one folder; the lock of a lone node is also that of every earlier version."""
+    lone = serve_name(NodeSection(data=tmp_path))
+    for take in (serve_name, worker_name):
+        with pytest.raises(NodeError, match="shares its work with nobody works") as caught:
+            take(shared(tmp_path))
+        assert caught.value.hint.startswith("stop it first")
+    lone.release()
+    worker = worker_name(shared(tmp_path))
+    with pytest.raises(NodeError, match=r"that share PostgreSQL work in .*: h\.worker-1$"):
+        serve_name(NodeSection(data=tmp_path))
+    worker.release()
+    serve_name(NodeSection(data=tmp_path)).release()
 
 
 # --- starts that count ---------------------------------------------------------------------------
@@ -391,10 +415,15 @@ def test_doctor_tells_how_a_host_fits_in(postgres_index: Index, tmp_path: Path) 
     now = datetime.now(UTC)
     book = Heartbeats(postgres_index)
     book.beat(ProcessIdentity("a.serve", SERVE, "1.0"), now)
-    book.beat(ProcessIdentity("a.worker-1", WORKER, "1.1"), now)
-    clock, processes = check_sharing(node)
+    book.beat(ProcessIdentity("a.worker-1", WORKER, "1.0"), now)
+    _folder, clock, processes = check_sharing(node)
     assert (clock.status, processes.status) == ("ok", "ok")
-    assert processes.text == "1 serve, 1 worker; version 1.0, 1.1"
+    assert processes.text == "1 serve, 1 worker; version 1.0"
+    book.beat(ProcessIdentity("b.worker-1", WORKER, "1.1"), now)
+    mixed = check_sharing(node)[-1]
+    assert (mixed.status, mixed.text) == (
+        "warn", "several versions work, 1.0: a.serve, a.worker-1; 1.1: b.worker-1"
+    )  # fmt: skip
     late = check_processes(book.signs(), now + timedelta(seconds=61), 60.0)
     assert late.status == "warn"
     assert "a.serve since" in late.text
@@ -419,25 +448,6 @@ def test_database_that_cannot_be_opened_is_told_with_the_mend(
             index.create()
         assert mend in caught.value.hint
         index.close()
-
-
-# --- upgrades ------------------------------------------------------------------------------------
-
-
-def test_case_that_a_newer_version_prepared_is_left_to_one_that_knows_it(
-    postgres_index: Index, tmp_path: Path
-) -> None:
-    """While machines are updated one by one; it is no failure of the case."""
-    runs, config = RunBook(postgres_index), Config(node=NodeSection(data=tmp_path))
-    CaseBook(postgres_index).observe("p", [proposal("c1")], {"c1": '{"unheard_of": 1}'}, NOW)
-    older = Computing(config, runs, lambda: NOW, tmp_path / "work")
-    for _ in range(config.node.compute_attempts + 1):
-        (key,) = runs.due(NOW + timedelta(days=1))
-        older.attempt(key)
-    record = CaseBook(postgres_index).case("c1")
-    assert record is not None
-    assert record.state is CaseState.READY
-    assert record.reason.startswith("another version of Hilum than")
 
 
 # --- the shared folder ---------------------------------------------------------------------------

@@ -8,11 +8,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from node.case_job import software_version
 from node.errors import NodeError
 from node.index import Index
 from node.index.cases import CaseBook
@@ -203,8 +205,11 @@ def test_processes_that_start_together_on_an_empty_database_make_it_once(
     index.close()
 
 
-@pytest.mark.parametrize("version", [1, 99])
-def test_version_without_a_way_is_refused(tmp_path: Path, version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "mend"),
+    [(1, "start the version of Hilum that made it"), (99, "update this one")],
+)
+def test_version_without_a_way_is_refused(tmp_path: Path, version: int, mend: str) -> None:
     """Older than any step, or newer than this program: nothing is touched, and the mend is told."""
     index = sqlite_of_version_2(tmp_path)
     with index.begin() as connection:
@@ -212,7 +217,7 @@ def test_version_without_a_way_is_refused(tmp_path: Path, version: int) -> None:
     for call in (index.create, index.require_tables):
         with pytest.raises(NodeError, match=f"schema version {version}") as raised:
             call()
-        assert "start the version of Hilum that made it" in raised.value.hint
+        assert mend in raised.value.hint
     assert not list(tmp_path.glob("*.version-*"))
     index.close()
 
@@ -234,6 +239,10 @@ def test_work_begun_before_the_upgrade_is_finished_once(tmp_path: Path) -> None:
     with StandInReceiver(tmp_path / "tps", "TPS") as tps:
         node = NodeProcess(tmp_path, {"tps": tps.port})
         restore_folder(tmp_path / "data", objects)
+        with closing(sqlite3.connect(tmp_path / "data" / "index.sqlite")) as index:
+            told = "UPDATE revisions SET job = json_set(job, '$.software_version', '0.0.9')"
+            assert index.execute(f"{told} WHERE case_id = ?", (RUNNING,)).rowcount == 1
+            index.commit()
         with node:
 
             def states() -> dict[str, str]:
@@ -241,12 +250,15 @@ def test_work_begun_before_the_upgrade_is_finished_once(tmp_path: Path) -> None:
 
             wait_for(
                 lambda: states()[RUNNING] == states()[DELIVERING] == "delivered",
-                timeout_s=240,
+                timeout_s=480,
                 what="both cases to be delivered",
             )
             after = states()
         results = tps.receipts
+        software = {pydicom.dcmread(path).get("SoftwareVersions") for path in tps.kept.values()}
     assert all(len(versions) == 1 for versions in results.values())
     left_alone = {k: v for k, v in STATES.items() if v not in ("running", "delivering", "waiting")}
     assert {case: after[case] for case in left_alone} == left_alone
     assert set(after) == set(STATES)
+    assert software_version() in software, "results name the version that computed them"
+    assert "0.0.9" not in software

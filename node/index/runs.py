@@ -125,6 +125,7 @@ class RunBook:
         now: datetime,
         *,
         most_failures: int | None,
+        prepare_anew: bool = False,
     ) -> None:
         """End an attempt that left no outcome: it comes again, or the revision has failed.
 
@@ -135,6 +136,7 @@ class RunBook:
             now: The time, aware.
             most_failures: With how many such attempts the revision has failed; None where the
                 case is not to blame, but the machine (no room) or the operator (a stop).
+            prepare_anew: Have the case assembled again: nobody can read what was prepared.
         """
         with self._index.begin() as connection:
             row = case_row(connection, key.case_id)
@@ -154,6 +156,11 @@ class RunBook:
             )
             if CaseState(row.state) is not CaseState.RUNNING:
                 return
+            if prepare_anew:
+                is_this = CASES.c.case_id == key.case_id
+                connection.execute(
+                    CASES.update().where(is_this).values(look_again=True, fingerprint="")
+                )
             if most_failures is not None and failures >= most_failures:
                 reason = f"given up after {failures} attempts: {reason}"
                 move_case(connection, row, CaseState.FAILED, reason, now)

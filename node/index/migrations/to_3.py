@@ -1,6 +1,8 @@
 """From version 2 to version 3: the page, several machines, monitoring, retention.
 
-Every column has a default, so that programs of version 2 can go on writing beside newer ones.
+Programs of version 2 know of no other process, and do not count their starts: none may work on
+while newer ones do. Each holds the lock of a lone node, and newer ones refuse to start beside it
+(`node.process_name`).
 """
 
 from typing import TYPE_CHECKING
@@ -61,6 +63,16 @@ def _add_access(op: "Operations") -> None:
     op.create_index(op.f("ix_sessions_opened_at"), "sessions", ["opened_at"], unique=False)
     op.create_index(op.f("ix_sessions_used_at"), "sessions", ["used_at"], unique=False)
     op.create_index(op.f("ix_sessions_user_name"), "sessions", ["user_name"], unique=False)
+    op.create_table(
+        "login_attempts",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("who", sa.String(length=64), nullable=False),
+        sa.Column("at", UtcTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_login_attempts")),
+    )
+    op.create_index("ix_login_attempts_at", "login_attempts", ["kind", "at"], unique=False)
+    op.create_index("ix_login_attempts_who", "login_attempts", ["kind", "who", "at"], unique=False)
 
 
 def _add_pages(op: "Operations") -> None:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
 
+from node.web.assets import own_stamp
+
 CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
@@ -53,12 +55,13 @@ def add_headers(
     Args:
         headers: Of the answer; changed.
         path: What was asked for.
-        query: The rest of the address; static files with their version in it are kept for good.
+        query: The rest of the address; static files with their own stamp in it are kept for good.
         status: Of the answer.
         is_encrypted: Whether browsers reach the node by https alone.
     """
     if path.startswith(STATIC_PREFIX) and status < 400:
-        headers.setdefault("cache-control", _FOREVER if query.startswith(b"v=") else _ASK_AGAIN)
+        stamp = f"v={own_stamp()}".encode()
+        headers.setdefault("cache-control", _FOREVER if query == stamp else _ASK_AGAIN)
     for name, value in _ALWAYS.items():
         headers.setdefault(name, value)
     if is_encrypted:
