@@ -149,6 +149,9 @@ def test_probes_ask_what_is_answered_without_login() -> None:
     assert paths["livenessProbe"] == paths["startupProbe"] == "/health"
     assert paths["readinessProbe"] == "/ready"
     assert set(paths.values()) <= PROBES
+    (worker,) = [pod["containers"][0] for name, pod in pods() if name == "hilum-worker"]
+    asked_of_worker = [worker[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe")]
+    assert asked_of_worker == [{"path": "/health", "port": "page"}] * 2
     (check,) = [args for kind, args in dockerfile() if kind == "HEALTHCHECK"]
     asked = re.search(r"http://127\.0\.0\.1:(\d+)(/\w+)", check)
     assert asked is not None
@@ -173,12 +176,15 @@ def test_image_is_made_of_what_is_there_and_runs_as_nobody_in_particular() -> No
     users = [args for kind, args in steps if kind == "USER"]
     assert users == ["10001"]
     assert f"--uid {users[0]}" in runs
+    assert f"--gid {users[0]}" in runs, "the group of the files, as fsGroup has it"
+    assert "pip uninstall --yes setuptools pip" in runs
     assert all(pod["securityContext"]["runAsUser"] == int(users[0]) for _, pod in pods())
     assert all(pod["securityContext"]["runAsNonRoot"] for _, pod in pods())
     assert [kind for kind, _ in steps][-2:] == ["ENTRYPOINT", "CMD"]
     for name in ("node", "worker"):
         service = compose()["services"][name]
         assert service["read_only"]
+        assert service["hostname"], "else a new container would not know its work again"
         assert service["cap_drop"] == ["ALL"]
 
 
