@@ -45,7 +45,7 @@ def _own(tls: TlsSection, now: datetime) -> Iterator[Check]:
         yield Check("tls", CheckStatus.FAIL, problem, "without these files the node does not start")
     yield from _validity("tls.certificate", tls.certificate, now, all_count=True)
     yield from _validity("tls.peer_authorities", tls.peer_authorities, now, all_count=False)
-    yield from _secrecy("tls.key", tls.key)
+    yield from secrecy("tls", "tls.key", tls.key)
 
 
 def _of_page(web: WebSection, now: datetime) -> Iterator[Check]:
@@ -54,7 +54,7 @@ def _of_page(web: WebSection, now: datetime) -> Iterator[Check]:
     for problem in own_problems(serving_context(), web.certificate, web.key, "web"):
         yield Check("tls", CheckStatus.FAIL, problem, "without these files the node does not start")
     yield from _validity("web.certificate", web.certificate, now, all_count=True)
-    yield from _secrecy("web.key", web.key)
+    yield from secrecy("tls", "web.key", web.key)
 
 
 def _of_peer(peer: Peer, now: datetime) -> Iterator[Check]:
@@ -72,7 +72,7 @@ def _of_peer(peer: Peer, now: datetime) -> Iterator[Check]:
         mend = f"correct passcode_file of [[peer]] {peer.name}"
         yield Check("passcode", CheckStatus.FAIL, str(error), mend)
     if peer.passcode_file is not None:
-        yield from _secrecy(f"passcode_file of peer {peer.name}", peer.passcode_file)
+        yield from secrecy("passcode", f"passcode_file of peer {peer.name}", peer.passcode_file)
     if peer.has_passcode and peer.certificate is None and not is_loopback(peer.host):
         text = f"the passcode of peer {peer.name} may travel unencrypted"
         mend = "name its certificate too: then it must use TLS"
@@ -107,16 +107,12 @@ def _day(moments: Sequence[datetime]) -> str:
     return f"{min(moments):%Y-%m-%d}"
 
 
-def _secrecy(key: str, path: Path) -> Iterator[Check]:
+def secrecy(name: str, key: str, path: Path) -> Iterator[Check]:
+    """Point out a secret that others on this machine may read or change; of check `name`."""
     try:
         rights = path.stat().st_mode
     except OSError:
         return  # told already
     if rights & _OTHERS:
         text = f"{key}: others on this machine may read or change {path}"
-        yield Check(
-            "tls" if key in ("tls.key", "web.key") else "passcode",
-            CheckStatus.WARN,
-            text,
-            f"chmod 600 {path}",
-        )
+        yield Check(name, CheckStatus.WARN, text, f"chmod 600 {path}")

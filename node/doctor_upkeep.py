@@ -4,7 +4,6 @@ Looks and reports; changes nothing, and makes no table.
 """
 
 import errno
-import fcntl
 import json
 import socket
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from node.index.instances import InstanceBook
 from node.index.removable import Kept
 from node.index.tables import SCHEMA_VERSION
 from node.journal import FOLDER_PREFIX, Journal
-from node.process_name import LOCK_FILE, LOCK_FOLDER, SINGLE_NODE
+from node.process_name import is_held, lock_of
 from node.retention import Retention
 from node.web.section import WebSection
 
@@ -166,22 +165,10 @@ def check_journals(data: Path, index: Index) -> list[Check]:
     book, waiting = InstanceBook(index), 0
     for folder in sorted(data.glob(f"{FOLDER_PREFIX}*")):
         name = folder.name.removeprefix(FOLDER_PREFIX)
-        lock = LOCK_FILE if name == SINGLE_NODE else f"{LOCK_FOLDER}/{name}.lock"
-        if not _is_held(data / lock):
+        if not is_held(lock_of(data, name)):
             filed = book.filed_up_to(name)
             waiting += sum(1 for sequence, _ in Journal(folder).look() if sequence > filed)
     if not waiting:
         return [Check("journal", CheckStatus.OK, "everything that was promised is in the index")]
     text = f"{waiting} objects were promised and are not in the index yet: the node was not stopped"
     return [Check("journal", CheckStatus.WARN, text, "start the node: it files them first")]
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False

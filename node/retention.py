@@ -20,10 +20,12 @@ from node.audit.events import AuditEvent, Kind, Tell, untold
 from node.compute_job import METRICS_FILE, OUTPUT_FOLDER, RESULTS_FOLDER
 from node.config import Config
 from node.disk import DiskCalls
+from node.forgetting import Forgetting
 from node.index import Index
 from node.index.history_pruning import prune_history
 from node.index.removable import NEVER, Cutoffs, Kept
 from node.index.removals import OBJECTS, RESULTS, VIEW, Removal, RemovalBook, Tally
+from node.ownership import give_to_owner
 from node.view_files import VIEW_FOLDER
 
 LOGGER = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class Survey:
         free_bytes: On the disk of the data folder; `total_bytes` likewise.
         wanted_bytes: How much is to stay free by `make_room_below_mib`; 0: nothing is removed
             for room.
+        names_due: Of how many patients names may go; `cases_due` likewise.
     """
 
     objects: tuple[Tally, ...]
@@ -57,6 +60,8 @@ class Survey:
     free_bytes: int
     total_bytes: int
     wanted_bytes: int
+    names_due: int = 0
+    cases_due: int = 0
 
     @property
     def is_short(self) -> bool:
@@ -97,6 +102,7 @@ class Retention:
         self._data = config.node.data
         self._index = index
         self._book = RemovalBook(index)
+        self._forgetting = Forgetting(config, index, audit)
         self._clock = clock
         self._disk = disk or DiskCalls()
         self._stopping = threading.Event()
@@ -111,12 +117,15 @@ class Retention:
         room = self._disk.room(self._data)
         is_short = room.free_bytes < self._wanted_bytes
         because = ROOM if is_short else AGE
+        names_due, cases_due = self._forgetting.due(now)
         return Survey(
             objects=tuple(self._book.count_objects(self._cutoffs(OBJECTS, because, now))),
             results=tuple(self._book.count_results(RESULTS, self._cutoffs(RESULTS, because, now))),
             free_bytes=room.free_bytes,
             total_bytes=room.total_bytes,
             wanted_bytes=self._wanted_bytes,
+            names_due=names_due,
+            cases_due=cases_due,
         )
 
     def finish_unfinished(self) -> int:
@@ -162,6 +171,7 @@ class Retention:
                 extra={"reason": "less room than retention.make_room_below_mib, and nothing that "
                        "may be removed: `hilum retention --dry-run` says why"},
             )  # fmt: skip
+        is_more_due |= self._forgetting.run(now)
         if self._section.keep_history_days is not None:
             self._prune(now)
         return Round(counts, freed, is_more_due)
@@ -278,6 +288,7 @@ def paused(data: Path) -> Iterator[None]:
 def _turn(data: Path, *, waits: bool) -> Iterator[bool]:
     """Tell whether it is this process's turn to decide what is removed."""
     with (data / LOCK_FILE).open("a", encoding="utf-8") as file:
+        give_to_owner(data, data / LOCK_FILE)
         try:
             fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

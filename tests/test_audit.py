@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,17 @@ from typer.testing import CliRunner
 from node.__main__ import app
 from node.answering.keys import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.audit.events import AuditEvent, Kind
+from node.audit.received import tell_of_cut
 from node.audit.section import AuditSection
 from node.audit.trail import AUDIT_FOLDER, MOST_WAITING, AuditTrail, trail_of
 from node.config import Config, NodeSection
 from node.errors import NodeError
+from node.filing import Filing
 from node.header import InstanceHeader
 from node.index import Index
-from node.index.instances import patient_key_of
+from node.index.instances import InstanceBook, patient_key_of
+from node.index.tables import ASSOCIATIONS
+from node.journal import Journal
 from node.monitoring.counts import AUDIT_LOST, COUNTS
 from node.receiver import StandInReceiver
 from tests.answering_node import (
@@ -37,8 +42,9 @@ from tests.nodes import wait_for
 from tests.owed_results import owing, receiver, status_with
 from tests.receiving_node import associated, ct, cut, encoded, running, status_of
 from tests.shelf import DAYS, Shelf
+from tests.test_filing import Process
 
-LONG_S = 20.0
+LONG_S = 60.0
 MARKS = ("MARKED", "4711", "Anna", "19510203")
 
 
@@ -103,6 +109,52 @@ def test_association_tells_one_event_for_each_study_and_none_for_each_object(
         ("1.2.826.0.2", "R", f"{ct_class}=1"),
     ]
     assert all(event.address == "127.0.0.1" for event in events)
+    assert not any(mark in str(event) for event in events for mark in MARKS)
+
+
+@pytest.mark.parametrize("who", ["itself, started again", "another process"])
+def test_association_in_which_the_process_was_killed_is_told_at_recovery(
+    who: str, tmp_path: Path
+) -> None:
+    """Issue 8, 5: objects that were filed, or only promised, when the power went; once."""
+    process = Process(tmp_path)
+    process.filing.recover(now())
+    book = InstanceBook(process.index)
+    receipts = process.promise(ct(1), ct(1), ct(2, StudyInstanceUID="1.2.826.0.9"))
+    Filing(process.store, Journal(process.journal.folder), book, "node").file_for(
+        lambda: False, now()
+    )
+    with process.index.begin() as connection:  # filed, and the association had not ended yet
+        connection.execute(ASSOCIATIONS.update().values(closed_at=None, outcome=None))
+    receipts += process.promise(ct(3), association="b")  # promised, and not filed yet
+    events: list[AuditEvent] = []
+    on_cut = partial(tell_of_cut, process.index, events.append)
+    for _ in range(2):
+        filing = Filing(process.store, Journal(process.journal.folder), book, "node", on_cut)
+        if who == "another process":
+            filing.file_for(lambda: True, now())
+        else:
+            filing.recover(now())
+    process.index.close()
+    assert told(events) == [
+        (Kind.RECEIVED, "CT1", "success"),
+        (Kind.RECEIVED, "CT1", "success"),
+        (Kind.RECEIVED, "CT1", "success"),
+        (Kind.RECEIVED, "CT1", "failure"),
+        (Kind.RECEIVED, "CT1", "success"),
+        (Kind.RECEIVED, "CT1", "failure"),
+    ]
+    brought = [(e.what.get("study", ""), e.what.get("sop_classes", "")) for e in events]
+    one_ct = f"{uid.CTImageStorage}=1"
+    assert brought == [
+        ("1.2.826.0.2", one_ct),
+        ("1.2.826.0.9", one_ct),
+        ("", "=1"),
+        ("", ""),
+        ("1.2.826.0.2", one_ct),
+        ("", ""),
+    ]
+    assert "was cut" in events[-1].what["reason"]
     assert not any(mark in str(event) for event in events for mark in MARKS)
 
 

@@ -185,6 +185,21 @@ def test_request_about_a_case_is_a_change_of_its_record() -> None:
     assert summary(message(AuditEvent("new kind", "anna")))[0] == "Security Alert"
 
 
+def test_begin_of_sending_tells_which_classes_are_to_go() -> None:
+    """A.5.3.3: element ContainsSOPClass, one for each."""
+    what = {**PEER, "sop_classes": "1.2.840.1=3 1.2.840.2=1 =2"}
+    found = parsed(message(AuditEvent(Kind.BEGIN_SENDING, what=what)))
+    details = [d.get("value", "") for d in found.iter("ParticipantObjectDetail")]
+    assert [base64.b64decode(value).decode() for value in details] == ["1.2.840.1", "1.2.840.2"]
+
+
+@pytest.mark.parametrize("actor", ["anna", ""])
+def test_login_was_asked_for_by_the_person_alone(actor: str) -> None:
+    """A.5.3.12: also where nobody knows who it was; the node only looked at the password."""
+    event = AuditEvent(Kind.LOGIN, actor, "10.0.0.9", "failure")
+    assert roles(message(event)) == [("4711", "", "false"), (actor or "unknown", "", "true")]
+
+
 def test_move_names_who_asked_beside_who_receives() -> None:
     """A.5.3.3: third parties that are the requestor."""
     event = AuditEvent(Kind.SENT, "VIEWER", "10.0.0.9", what={"ae_title": "TPS"})

@@ -15,7 +15,7 @@ from tests.authority import Authority
 from tests.collector import SyslogCollector, collecting
 from tests.nodes import free_port, wait_for
 
-LONG_S = 30.0
+LONG_S = 60.0
 
 
 def now() -> datetime:

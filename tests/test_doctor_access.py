@@ -15,7 +15,7 @@ from tests.receiving_node import running
 
 NOW = datetime.now(UTC) + timedelta(hours=1)
 """The certificates of these tests are made after this line is read."""
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 
 
 def peer(**changes: Any) -> Peer:

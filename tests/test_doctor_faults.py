@@ -5,6 +5,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import socket
@@ -46,10 +47,16 @@ from node.doctor_machine import (
     check_time_server,
     clock_is_followed,
 )
+from node.doctor_mount import check_shared_folder
+from node.doctor_ownership import check_ownership
 from node.doctor_results import SOP_CLASSES, check_results
+from node.doctor_sharing import check_offset, check_processes
+from node.doctor_telling import check_telling
 from node.doctor_upkeep import check_upkeep
 from node.index import Index
+from node.index.heartbeats import ProcessIdentity, Sign
 from node.index.tables import SCHEMA, SCHEMA_VERSION
+from node.membership import SERVE
 from node.outputs import OUTPUTS
 from node.phantom import PhantomOptions, make_study
 from node.receiver import Rejection, StandInReceiver
@@ -59,7 +66,7 @@ from tests.shelf import Shelf
 from tests.version_2 import restore_index
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-PATIENCE_S = 3.0
+PATIENCE_S = 30.0
 PATIENT = "Zyxwvut"
 
 
@@ -226,6 +233,23 @@ def file_clock(_bench: Bench) -> tuple[Check, ...]:
     return (check_file_clock(NOON, NOON + timedelta(minutes=1)),)
 
 
+def hosts_apart(_bench: Bench) -> tuple[Check, ...]:
+    return (check_offset(timedelta(seconds=9)),)
+
+
+def versions_mixed(_bench: Bench) -> tuple[Check, ...]:
+    signs = [
+        Sign(ProcessIdentity(f"host-{n}.serve", SERVE, f"1.{n}"), beats=1, beat_at=NOON)
+        for n in range(2)
+    ]
+    return (check_processes(signs, NOON, limit_s=60.0),)
+
+
+def folder_locks_for_one(bench: Bench) -> tuple[Check, ...]:
+    mounts = f"1 0 0:1 / {bench.folder.resolve()} rw - nfs host:/data rw,vers=3,nolock\n"
+    return (check_shared_folder(bench.folder, mounts),)
+
+
 def few_files(_bench: Bench) -> tuple[Check, ...]:
     return (check_open_files(256, 100),)
 
@@ -265,6 +289,24 @@ def room_cannot_be_made(bench: Bench) -> tuple[Check, ...]:
     Shelf(bench.folder / "data", bench.index()).store("A", "1")
     keep = RetentionSection(make_room_below_mib=9e6)
     return bench.upkeep(retention=keep)
+
+
+def left_by_root(bench: Bench) -> tuple[Check, ...]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to somebody else")
+    Shelf(bench.folder / "data", bench.index()).store("A", "1")
+    os.chown(bench.folder / "data" / "index.sqlite", 65534, 65534)
+    return check_ownership(bench.folder / "data")
+
+
+def secret_gone(bench: Bench) -> tuple[Check, ...]:
+    hook = {"url": "https://hook.clinic.example/", "secret_file": str(bench.folder / "absent")}
+    return check_telling(Config.model_validate({"notify": {"webhook": hook}}))
+
+
+def authorities_gone(bench: Bench) -> tuple[Check, ...]:
+    syslog = {"host": "syslog.clinic.example", "authorities": str(bench.folder / "absent")}
+    return check_telling(Config.model_validate({"audit": {"syslog": syslog}}))
 
 
 def promised_not_filed(bench: Bench) -> tuple[Check, ...]:
@@ -363,14 +405,20 @@ FAULTS: list[tuple[str, str, Callable[[Bench], tuple[Check, ...]], str]] = [
     ("clock", "fail", clock_wrong, "set the clock"),
     ("time server", "warn", clock_free, "time server"),
     ("file clock", "warn", file_clock, "same time server"),
+    ("shared clock", "warn", hosts_apart, "one time server"),
+    ("processes", "warn", versions_mixed, "bring all to one version"),
+    ("shared folder", "fail", folder_locks_for_one, "NFS 4.1"),
     ("open files", "warn", few_files, "LimitNOFILE"),
     ("memory", "warn", little_memory, "node.compute_memory_mib"),
     ("text encoding", "warn", ascii_locale, "LANG=C.UTF-8"),
     ("database", "fail", database_damaged, "restore a backup"),
     ("database", "warn", database_older, "the next start brings it up to date"),
-    ("database", "fail", database_newer, "start the version of Hilum that made it"),
+    ("database", "fail", database_newer, "update this one"),
     ("backup", "warn", no_backup, "hilum backup"),
     ("retention", "fail", room_cannot_be_made, "hilum retention --dry-run"),
+    ("ownership", "warn", left_by_root, "chown -R root:"),
+    ("notification", "fail", secret_gone, "notify.webhook.secret_file"),
+    ("audit trail", "fail", authorities_gone, "audit.syslog.authorities"),
     ("journal", "warn", promised_not_filed, "start the node"),
     ("frame of reference", "fail", other_frame, "from the same plan"),
     ("listed slices", "fail", slices_not_exported, "1 of 28 slices"),

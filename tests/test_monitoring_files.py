@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from node.config import Config, NodeSection
+from node.config import Config, NodeSection, Peer, Role
 from node.index import Index
 from node.monitoring.collector import NodeCollector, make_registry
-from node.monitoring.counts import COUNTED, TIMED
+from node.monitoring.counts import COUNTED, TIMED, Counts
 from node.monitoring.vitals import NOTHING_SEEN
 from tests.event_names import events_in_code
 from tests.receiving_node import running
@@ -51,7 +51,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Return the names of all samples that a receiving process exports."""
     root = tmp_path_factory.mktemp("exported")
     with running(root) as node:
-        watched = Watched(node)
+        watched = Watched(node, stalled_s=60.0)
         config = Config(node=NodeSection(data=root))
         collector = NodeCollector(config, node.index, now, watched.vitals)
         families = list(make_registry(collector).collect())
@@ -162,3 +162,33 @@ def test_metrics_when_described_say_what_they_are(tmp_path: Path) -> None:
     for family in families:
         assert len(family.documentation) > 8, family.name
         assert not re.search(r"_(ms|mib|mb|kb|minutes|hours|s)$", family.name), family.name
+
+
+def test_series_whose_growth_alerts_ask_about_are_there_before_anything_happened(
+    tmp_path: Path,
+) -> None:
+    """Prometheus sees no growth in a series that begins with its first failure (promtool)."""
+    peers = [
+        Peer(name="ct", ae_title="CT", host="127.0.0.1", roles=(Role.SEND,)),
+        Peer(name="tps", ae_title="TPS", host="127.0.0.1", port=1, roles=(Role.RECEIVE,)),
+    ]
+    index = Index(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    index.create()
+    config = Config(node=NodeSection(data=tmp_path), peer=tuple(peers))
+    collector = NodeCollector(config, index, now, NOTHING_SEEN, Counts())
+    shown = {
+        (sample.name, *sample.labels.values())
+        for family in make_registry(collector).collect()
+        for sample in family.samples
+    }
+    index.close()
+    asked = {
+        (name, text)
+        for rule in rules()
+        for name, text in re.findall(r"increase\((\w+)(\{[^}]*\})?\[\d+m\]\) > 0", rule["expr"])
+    }
+    assert len(asked) >= 3
+    for name, selector in asked:
+        wanted = re.findall(r'=~?"([^"]+)"', selector)
+        for value in wanted[0].split("|") if wanted else [""]:
+            assert [s for s in shown if s[0] == name and (not value or value in s)], (name, value)

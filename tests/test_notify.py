@@ -28,6 +28,7 @@ from node.notify.notifier import LONGEST_PAUSE, Notifier
 from node.notify.section import MailSection, NotifySection, WebhookSection
 from tests.authority import Authority
 from tests.mail_server import mail_server, webhook
+from tests.nodes import hilum_here
 from tests.owed_results import START, Clock
 
 MARKED = "MARKEDNAME"
@@ -119,15 +120,13 @@ def test_mail_when_nobody_vouches_for_the_server_is_not_sent(
     assert "notify.mail" in caught.value.hint
 
 
-def test_mail_when_one_receiver_is_refused_is_told_to_the_others_once(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_mail_when_one_receiver_is_refused_is_told_to_the_others_once() -> None:
     """A slip in one address must not tell the others again and again."""
     to = ["gone@clinic.example", "physics@clinic.example"]
-    with mail_server(refuses=("gone@clinic.example",)) as box, caplog.at_level(logging.WARNING):
-        MailChannel(mail_section(box.port, to=to)).send(digest(), START)
+    with mail_server(refuses=("gone@clinic.example",)) as box:
+        refused = MailChannel(mail_section(box.port, to=to)).send(digest(), START)
         assert [receivers for _, receivers, _ in box.messages] == [["physics@clinic.example"]]
-        assert [r.message for r in caplog.records] == ["notice.refused_for_some"]
+        assert refused == ("gone@clinic.example",)
         box.refuses = tuple(to)
         with pytest.raises(NotToldError):
             MailChannel(mail_section(box.port, to=to)).send(digest(), START)
@@ -243,15 +242,18 @@ class Listener:
 
     name: str = "mail"
     told: list[Digest] = field(default_factory=list)
+    receiver: str = "physics"
     refuses: bool = False
+    refuses_some: tuple[str, ...] = ()
     dies: bool = False
 
-    def send(self, digest: Digest, _now: datetime) -> None:
+    def send(self, digest: Digest, _now: datetime) -> tuple[str, ...]:
         if self.refuses:
             raise NotToldError("no")
         self.told.append(digest)
         if self.dies:
             raise KeyboardInterrupt  # as a power cut: nothing after it is done
+        return self.refuses_some
 
     @property
     def codes(self) -> list[list[str]]:
@@ -326,6 +328,19 @@ def test_case_when_it_needs_a_person_is_told_once(desk: Desk) -> None:
     (told,) = desk.listener.told
     assert MARKED not in told.text + json.dumps(told.to_json())
     assert desk.run(hours=1) == [["case-failed", "case-rejected", "case-undelivered"]]
+
+
+def test_receiver_when_refused_beside_others_is_told_to_the_log(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others have it: it counts as told; the address stays out of the log."""
+    desk.listener.refuses_some = ("gone@clinic.example",)
+    desk.page("c1", "failed")
+    with caplog.at_level(logging.WARNING):
+        desk.run()
+    assert [r.message for r in caplog.records] == ["notice.refused_for_some"]
+    assert "gone" not in str(vars(caplog.records[0]))
+    assert desk.states() == ["told"]
 
 
 def test_finding_of_severity_failure_is_told_and_others_are_not(desk: Desk) -> None:
@@ -432,3 +447,54 @@ def test_channel_when_it_is_gone_owes_nothing_and_old_notices_are_forgotten(desk
     book.settle(book.take("mail", desk.clock()).notices, NoticeState.TOLD, desk.clock())
     desk.run(days=31)
     assert desk.states() == []
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def configured(tmp_path: Path, mail_port: int, hook_port: int) -> Path:
+    """Return a configuration that tells by both ways."""
+    (tmp_path / "secret").write_text("correct horse")
+    text = f"""
+        [[protocol]]
+        name = "p"
+        targets = ["GTV*"]
+        [notify.mail]
+        host = "127.0.0.1"
+        port = {mail_port}
+        security = "none"
+        sender = "hilum@clinic.example"
+        to = ["physics@clinic.example", "gone@clinic.example"]
+        [notify.webhook]
+        url = "http://127.0.0.1:{hook_port}/key-in-the-path"
+        secret_file = "{tmp_path / "secret"}"
+    """
+    path = tmp_path / "hilum.toml"
+    path.write_text(text)
+    return path
+
+
+def test_command_tells_how_each_way_took_the_test(tmp_path: Path) -> None:
+    """Tried as an operator does: both taken, one address refused, one server away, none at all."""
+    with mail_server() as box, webhook() as hook:
+        config = str(configured(tmp_path, box.port, hook.port))
+        done = hilum_here("notify", "test", "--config", config, "--json")
+        assert done.returncode == 0, done.stderr
+        assert [(one["channel"], one["told"]) for one in json.loads(done.stdout)] == [
+            ("mail", True),
+            ("webhook", True),
+        ]
+        assert "this is a test; nothing is wrong" in box.messages[0][2]
+        (sent,) = json.loads(hook.requests[0][2])["notices"]
+        assert (sent["code"], sent["severity"], sent["case_id"]) == ("test", "info", "")
+        box.refuses = ("gone@clinic.example",)
+        hook.status = 500
+        done = hilum_here("notify", "test", "--config", config)
+    assert done.returncode == 1
+    assert "mail to physics@clinic.example" in done.stdout
+    assert "the server refused gone@clinic.example" in done.stderr
+    assert f"webhook to 127.0.0.1:{hook.port}: the webhook answered 500" in done.stderr
+    assert "key-in-the-path" not in done.stdout + done.stderr
+    nobody = hilum_here("notify", "test")
+    assert nobody.returncode == 1
+    assert "nobody is told anything" in nobody.stderr

@@ -34,7 +34,7 @@ LOGOUT = _dcm("110123", "Logout")
 NODE_AUTHENTICATION = _dcm("110126", "Node Authentication")
 RESTRICTED_FUNCTION = _dcm("110132", "Use of Restricted Function")
 USER_ATTRIBUTES_CHANGED = _dcm("110137", "User Security Attributes Changed")
-"""Audit Event Type Code (CID 401)."""
+"""Audit Event Type Code (CID 401), of alerts Security Alert Type Code (CID 403)."""
 
 APPLICATION = _dcm("110150", "Application")
 DESTINATION = _dcm("110152", "Destination Role ID")

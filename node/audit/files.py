@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from node.disk import FILE_MODE, sync_folder
+from node.ownership import give_to_owner
 
 LARGEST_BYTES = 16 << 20
 """A file that is as long as this takes no more lines: the next one is begun."""
@@ -35,12 +36,12 @@ class AuditFiles:
     """The trail of one machine, in a folder of its own.
 
     Args:
-        folder: Made when something is first written.
+        folder: Made when something is first written; two folders down in the data folder.
         largest_bytes: Of one file.
     """
 
     def __init__(self, folder: Path, largest_bytes: int = LARGEST_BYTES) -> None:
-        self._folder = folder
+        self._folder, self._data = folder, folder.parent.parent
         self._largest_bytes = largest_bytes
 
     def append(self, lines: Sequence[str], now: datetime) -> None:
@@ -65,6 +66,7 @@ class AuditFiles:
             finally:
                 os.close(descriptor)
             if is_new:
+                give_to_owner(self._data, path)
                 sync_folder(self._folder)
 
     def remove_before(self, day: date) -> int:
@@ -132,6 +134,7 @@ class AuditFiles:
     def _locked(self) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, FILE_MODE)
+        give_to_owner(self._data, self._folder.parent, self._folder, self._folder / _LOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

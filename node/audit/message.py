@@ -174,12 +174,12 @@ def _add_participants(
     root: ET.Element, event: AuditEvent, kind: str, form: _Form, source: AuditSource
 ) -> None:
     """Add who takes part: this process, and the other side or the person."""
-    is_alert = kind in _ALERTS
+    is_alert, has_actor = kind in _ALERTS, bool(event.actor) or kind in (Kind.LOGIN, Kind.LOGOUT)
     role = codes.APPLICATION if kind in (Kind.STARTED, Kind.STOPPED) else form.we_are
     ours = {
         "UserID": source.process,
         "AlternativeUserID": f"AETITLES={source.ae_title}",
-        "UserIsRequestor": _truth(is_alert or not event.actor),
+        "UserIsRequestor": _truth(is_alert or not has_actor),
         "NetworkAccessPointID": source.host,
         "NetworkAccessPointTypeCode": MACHINE_NAME,
     }
@@ -189,7 +189,7 @@ def _add_participants(
     elif form.we_are is not None:
         opposite = codes.SOURCE if form.we_are is codes.DESTINATION else codes.DESTINATION
         _add_peer(root, event, opposite, is_requestor=bool(event.actor))
-    elif event.actor or kind in (Kind.LOGIN, Kind.LOGOUT):
+    elif has_actor:
         # whoever an alert is about performed what it tells, and did not ask for the alert
         _add_person(root, event, kind, source, is_requestor=not is_alert)
 
@@ -243,9 +243,18 @@ def _add_subject(root: ET.Element, event: AuditEvent, subject: Subject) -> None:
         for detail in ("case_id", "action", "route", "protocol", "file"):
             if event.what.get(detail):
                 _add_detail(told, detail, event.what[detail])
-        _add_classes(told, event.what.get("sop_classes", ""))
+        classes = event.what.get("sop_classes", "")
+        if event.kind == Kind.BEGIN_SENDING:  # A.5.3.3
+            for uid in _class_uids(classes):
+                _add_detail(told, "ContainsSOPClass", uid)
+        _add_classes(told, classes)
     told = _object(root, subject.patient_id or "unknown", PERSON, IS_PATIENT, codes.PATIENT_NUMBER)
     ET.SubElement(told, "ParticipantObjectName").text = subject.patient_name or "withheld"
+
+
+def _class_uids(counts: str) -> list[str]:
+    uids = (pair.partition("=")[0] for pair in counts.split()[:MOST_CLASSES])
+    return [uid for uid in uids if uid]
 
 
 def _add_classes(told: ET.Element, counts: str) -> None:

@@ -17,6 +17,7 @@ from typing import Literal
 from node.audit.message import Subject
 from node.index import Index
 from node.index.audit_lookups import identity_of, place_of_case
+from node.ownership import give_to_owner
 
 SECRET_FILE = "audit.secret"  # noqa: S105 - its name
 SECRET_BYTES = 32
@@ -94,6 +95,7 @@ def installation_secret(data: Path) -> bytes:
         finally:
             os.close(descriptor)
         try:
+            give_to_owner(data, draft)
             os.link(draft, path)  # of two that begin at once, one makes it
         except FileExistsError:
             pass

@@ -71,6 +71,9 @@ def _tell(survey: Survey, *, removes: bool, as_json: bool) -> None:
         for what, tallies in (("patients", survey.objects), ("result sets", survey.results)):
             for one in tallies:
                 OUT.print("\t".join(_row(what, one)))
+    for what, patients in (("names", survey.names_due), ("cases", survey.cases_due)):
+        if patients:
+            OUT.print(f"{what} of {patients} patients may be removed: nothing else is left of them")
 
 
 def _row(what: str, one: Tally) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from node.index import Index
 from node.index.figures import IndexFigures, QueueFigures, index_figures
 from node.monitoring.counts import COUNTED, COUNTS, TIMED, Counts, Timed
 from node.monitoring.vitals import Vitals
+from node.monitoring.zeros import zeros_of
 
 LOGGER = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class NodeCollector(Collector):
         self._clock = clock
         self._vitals = vitals
         self._counts = counts
+        self._zeros = zeros_of(config)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, those without a value included."""
@@ -73,9 +75,8 @@ class NodeCollector(Collector):
     def _counted(self) -> Iterator[Metric]:
         for what in COUNTED:
             family = CounterMetricFamily(what.name, what.text, labels=what.labels)
-            numbers = self._counts.numbers(what)
-            if not what.labels:
-                numbers = {(): 0.0, **numbers}
+            zeros = self._zeros.get(what, () if what.labels else ((),))
+            numbers = {**dict.fromkeys(zeros, 0.0), **self._counts.numbers(what)}
             for labels, number in numbers.items():
                 family.add_metric(labels, number)
             yield family

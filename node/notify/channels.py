@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import http.client
 import json
-import logging
 import smtplib
 import ssl
 from contextlib import closing
@@ -22,8 +21,6 @@ from urllib.parse import urlsplit
 from node.errors import NodeError
 from node.notify.digest import Digest
 from node.notify.section import MailSection, WebhookSection
-
-LOGGER = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 """For every step of an exchange."""
@@ -42,9 +39,11 @@ class Channel(Protocol):
     """A way to tell somebody."""
 
     name: str
+    receiver: str
+    """Where it leads, for people."""
 
-    def send(self, digest: Digest, now: datetime) -> None:
-        """Return when the message was taken.
+    def send(self, digest: Digest, now: datetime) -> tuple[str, ...]:
+        """Return when the message was taken, with the receivers who did not get it all the same.
 
         Raises:
             NotToldError: It was not.
@@ -63,12 +62,10 @@ class MailChannel:
 
     def __init__(self, section: MailSection) -> None:
         self._section = section
+        self.receiver = f"{', '.join(section.to)} by {section.host}:{section.port}"
 
-    def send(self, digest: Digest, now: datetime) -> None:
-        """Return when the server took the message; errors as of `Channel`.
-
-        A receiver whom the server refuses is told to the log, if it took others.
-        """
+    def send(self, digest: Digest, now: datetime) -> tuple[str, ...]:
+        """Return when the server took the message, for some; errors as of `Channel`."""
         section = self._section
         message = EmailMessage()
         message["From"], message["To"] = section.sender, ", ".join(section.to)
@@ -85,9 +82,7 @@ class MailChannel:
                 f"the mail server {section.host} did not take the message ({_told(error)})",
                 hint="look at notify.mail and at the server's log",
             ) from error
-        if refused:  # the others have it: to send it again would tell them again
-            fields = {"host": section.host, "refused": len(refused), "receivers": len(section.to)}
-            LOGGER.warning("notice.refused_for_some", extra=fields)
+        return tuple(refused)  # the others have it: to send it again would tell them again
 
     def _connected(self) -> smtplib.SMTP:
         section = self._section
@@ -120,8 +115,9 @@ class WebhookChannel:
 
     def __init__(self, section: WebhookSection) -> None:
         self._section = section
+        self.receiver = urlsplit(section.url).netloc  # what follows may be a key
 
-    def send(self, digest: Digest, now: datetime) -> None:
+    def send(self, digest: Digest, now: datetime) -> tuple[str, ...]:
         """Return when the receiver answered that it took the document; errors as of `Channel`."""
         body = json.dumps(digest.to_json()).encode()
         try:
@@ -142,6 +138,7 @@ class WebhookChannel:
                 f"the webhook answered {status}{redirected}",
                 hint="look at notify.webhook and at what listens there",
             )
+        return ()
 
     def _post(self, body: bytes, headers: dict[str, str]) -> int:
         parts = urlsplit(self._section.url)

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from node.index.notices import FAILURE, Notice
 
+TEST = "test"
+"""Code of a message that is sent to see whether it comes."""
+
 MEANINGS = {
     "case-failed": "computing a case failed; it waits for a person",
     "case-rejected": "the objects of a case are unfit; the reasons stand on its page",
     "case-undelivered": "a peer did not take a result set",
     "peer-left-alone": "a peer fails again and again and is left alone for a while",
     "disk-low": "the disk of the data folder is filling up",
-    "test": "this is a test; nothing is wrong",
+    TEST: "this is a test; nothing is wrong",
 }
 """Of codes that are no findings; a finding's code is explained on the page of its case."""
 
@@ -75,6 +78,8 @@ class Digest:
         page, news = self.page_url.rstrip("/"), notice.news
         if news.case_id:
             return f"{page}/cases/{news.case_id}"
+        if news.code == TEST:
+            return f"{page}/"
         return f"{page}/peers" if news.peer else f"{page}/storage"
 
     def to_json(self) -> dict[str, object]:

@@ -48,7 +48,7 @@ class Notifier:
     ) -> None:
         self._section = config.notify
         self._data: Path = config.node.data
-        self._node = f"Hilum {config.node.ae_title}"
+        self._node = own_name(config)
         self._book = NoticeBook(index)
         self._clock = clock
         self._channels = configured_channels(config) if channels is None else tuple(channels)
@@ -117,7 +117,7 @@ class Notifier:
         digest = Digest(self._node, notices, more, self._section.page_url)
         fields = {"channel": channel.name, "notices": len(notices)}
         try:
-            channel.send(digest, now)
+            refused = channel.send(digest, now)
         except NotToldError as error:
             doublings = min(10, *(notice.attempts for notice in notices))
             pause = min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
@@ -128,6 +128,14 @@ class Notifier:
             self._book.settle(notices, NoticeState.TOLD, self._clock())
             COUNTS.add(NOTICES, channel.name, "told", amount=len(notices))
             LOGGER.info("notice.told", extra=fields)
+            if refused:
+                told = {"channel": channel.name, "refused": len(refused)}
+                LOGGER.warning("notice.refused_for_some", extra=told)
+
+
+def own_name(config: Config) -> str:
+    """Return how this node names itself to people."""
+    return f"Hilum {config.node.ae_title}"
 
 
 def configured_channels(config: Config) -> tuple[Channel, ...]:

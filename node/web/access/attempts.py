@@ -1,15 +1,18 @@
 """How often somebody may try to log in: by address, and by user.
 
-An address that keeps guessing is put off, whoever it guesses. A user who is guessed at from many
-addresses is put off, too, but not where they logged in before: nobody can lock a user out of their
-own desk. Everything is forgotten after a while; memory is bounded, whatever comes.
+An address that keeps guessing is put off, whoever it guesses; nobody else is. A user who is guessed
+at from many addresses is put off, too, but not where they logged in before: nobody can lock a user
+out of their own desk. All processes with a page count together, in the index. Everything is
+forgotten after a while, and what is kept is bounded, whatever comes.
 """
 
+import hashlib
 import ipaddress
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from datetime import datetime, timedelta
+
+from node.index import Index
+from node.index.login_attempts import AttemptBook, Counted, Limit
 
 WINDOW = timedelta(minutes=5)
 """Failures older than this count no longer."""
@@ -21,55 +24,70 @@ MOST_BY_USER = 30
 """Failures for one user within the window, from wherever."""
 
 MOST_REMEMBERED = 10_000
-"""Addresses, users and their desks of which something is remembered, each."""
+"""Attempts by address, attempts by user, and users' desks of which something is remembered."""
 
 DESK_KNOWN = timedelta(days=30)
 """So long an address counts as a user's own after they logged in there."""
 
 
 class Attempts:
-    """Failed logins of late, in this process. May be used from several threads.
+    """Failed logins of late, on all processes. May be used from several threads; blocks.
 
     Args:
+        index: Whose tables exist.
         clock: The time, aware.
+        most_remembered: Bounds what is kept.
     """
 
-    def __init__(self, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        clock: Callable[[], datetime],
+        most_remembered: int = MOST_REMEMBERED,
+    ) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
-        self._by_address: OrderedDict[Hashable, list[datetime]] = OrderedDict()
-        self._by_user: OrderedDict[Hashable, list[datetime]] = OrderedDict()
-        self._desks: OrderedDict[Hashable, list[datetime]] = OrderedDict()
+        self._book = AttemptBook(index, most_remembered)
 
     def try_now(self, user: str, address: str) -> timedelta | None:
         """Return how long this user must wait at this address; None: they may try, and did.
 
         The attempt counts before its password is looked at: many at a time gain nothing.
+
+        Raises:
+            StorageFullError: The attempt cannot be counted, and is not made.
         """
         now, place = self._clock(), _place(address)
-        with self._lock:
-            by_address = _recent(self._by_address, place, now, WINDOW)
-            by_user = _recent(self._by_user, user, now, WINDOW)
-            is_their_desk = bool(_recent(self._desks, (user, place), now, DESK_KNOWN))
-            over = []
-            if len(by_address) >= MOST_BY_ADDRESS:
-                over.append(by_address[-MOST_BY_ADDRESS])
-            if len(by_user) >= MOST_BY_USER and not is_their_desk:
-                over.append(by_user[-MOST_BY_USER])
-            if over:
-                return max(at + WINDOW - now for at in over)
-            _remember(self._by_address, place, now, MOST_BY_ADDRESS)
-            _remember(self._by_user, user, now, MOST_BY_USER)
-        return None
+        is_their_desk = self._book.is_known(_desk(user, place), now - DESK_KNOWN)
+        by_user = None if is_their_desk else MOST_BY_USER
+        limits = (
+            Limit(Counted("address", place), now - WINDOW, MOST_BY_ADDRESS),
+            Limit(_user(user), now - WINDOW, by_user),
+        )
+        over = self._book.note_unless_over(limits, now)
+        if not over:
+            return None
+        counting = (self._book.nth_newest(one) for one in over)
+        # the clock of another machine may be ahead of ours
+        waits = (min(at + WINDOW - now, WINDOW) for at in counting if at is not None)
+        return max(waits, default=timedelta())
 
     def succeeded(self, user: str, address: str) -> None:
-        """Forget the failures of an address: the right one sits there."""
-        place = _place(address)
-        with self._lock:
-            self._by_address.pop(place, None)
-            if failures := self._by_user.get(user):
-                failures.pop()
-            _remember(self._desks, (user, place), self._clock(), 1)
+        """Forget the failures of an address: the right one sits there.
+
+        Raises:
+            StorageFullError: It cannot be written.
+        """
+        now, place = self._clock(), _place(address)
+        known = Limit(_desk(user, place), now - DESK_KNOWN, None)
+        self._book.forgive(Counted("address", place), _user(user), known, now)
+
+
+def _user(name: str) -> Counted:
+    return Counted("user", _hashed(name))
+
+
+def _desk(name: str, place: str) -> Counted:
+    return Counted("desk", _hashed(name, place))
 
 
 def _place(address: str) -> str:
@@ -77,22 +95,12 @@ def _place(address: str) -> str:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return address
+        return _hashed(address)
     if parsed.version == 4:
         return str(parsed)
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-def _recent(
-    known: OrderedDict[Hashable, list[datetime]], key: Hashable, now: datetime, within: timedelta
-) -> list[datetime]:
-    return [at for at in known.get(key, ()) if now - within < at <= now]
-
-
-def _remember(
-    known: OrderedDict[Hashable, list[datetime]], key: Hashable, now: datetime, most: int
-) -> None:
-    known[key] = [*known.get(key, ()), now][-most:]
-    known.move_to_end(key)
-    while len(known) > MOST_REMEMBERED:
-        known.popitem(last=False)
+def _hashed(*parts: str) -> str:
+    """Return what stands for something that somebody typed."""
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -24,6 +24,9 @@ from node.web.pages.rendering import Pages
 _OWN_ADDRESS = re.compile(r"/(?![/\\])[!-\[\]-~]*")
 """A path of ours with its query: no host, no backslash (browsers take it for a slash), no blank."""
 
+MOST_COUNTING = 4
+"""Threads that count attempts; the others are for those who are known."""
+
 _WRONG = "User or password is wrong."
 _CHANGED = "The password is changed. Log in with the new one."
 
@@ -60,11 +63,12 @@ class Clerk:
     def __init__(self, desk: Desk, pages: Pages) -> None:
         self._doors = Doors(desk)
         self._audit = desk.audit
-        self._attempts = Attempts(desk.clock)
+        self._attempts = Attempts(desk.index, desk.clock)
         self._pages = pages
         self._is_encrypted = desk.config.web.is_encrypted
         self._comparing = CapacityLimiter(1)
         """Comparing takes 64 MiB and a core: strangers must not take the node's."""
+        self._counting = CapacityLimiter(MOST_COUNTING)
 
     def show_login(self, request: Request, next: str = "/", changed: bool = False) -> Response:
         """Show the form."""
@@ -79,7 +83,7 @@ class Clerk:
     ) -> Response:
         """Begin a session, under a number that nobody knew before, or say that it cannot be."""
         name, address = user.strip().casefold()[:LONGEST_NAME], request.state.address
-        if wait := self._attempts.try_now(name, address):
+        if wait := await self._waits(name, address):
             return self._put_off(request, wait, next)
         secret = await to_thread.run_sync(
             self._doors.log_in, name, password, address, limiter=self._comparing
@@ -89,7 +93,7 @@ class Clerk:
             is_known = await to_thread.run_sync(self._doors.has_user, name)
             await self._tell(Kind.LOGIN, name if is_known else "", address, "failure")
             return self._login_page(request, next, told=("bad", _WRONG), status_code=401)
-        self._attempts.succeeded(name, address)
+        await self._was_right(name, address)
         await self._end_session(request)
         await self._tell(Kind.LOGIN, name, address, "success")
         answer = RedirectResponse(own_address(next), 303)
@@ -117,7 +121,7 @@ class Clerk:
         """Give whoever is logged in another password; all their sessions end."""
         _must_have_password(request)
         address = request.state.address
-        if wait := self._attempts.try_now(actor.name, address):
+        if wait := await self._waits(actor.name, address):
             return self._put_off(request, wait, "/")
         change = partial(self._doors.change_password, actor.name, present, new)
         try:
@@ -125,9 +129,17 @@ class Clerk:
         except NodeError as error:
             await self._tell(Kind.ACCOUNT_CHANGED, actor.name, address, "failure")
             return self._password_page(request, actor, error)
-        self._attempts.succeeded(actor.name, address)
+        await self._was_right(actor.name, address)
         await self._tell(Kind.ACCOUNT_CHANGED, actor.name, address, "success")
         return RedirectResponse(f"{LOGIN}?changed=true", 303)
+
+    async def _waits(self, name: str, address: str) -> timedelta | None:
+        return await to_thread.run_sync(
+            self._attempts.try_now, name, address, limiter=self._counting
+        )
+
+    async def _was_right(self, name: str, address: str) -> None:
+        await to_thread.run_sync(self._attempts.succeeded, name, address, limiter=self._counting)
 
     async def _end_session(self, request: Request) -> None:
         if request.state.has_session:
