@@ -24,7 +24,9 @@ from node.commands.cases import cases_app
 from node.commands.cohort import add_commands as add_cohort_commands
 from node.commands.limits import add_commands as add_limit_commands
 from node.commands.lint import add_commands as add_lint_commands
+from node.commands.notify import add_commands as add_notify_commands
 from node.commands.peers import add_commands as add_peer_commands
+from node.commands.processes import add_commands as add_process_commands
 from node.commands.query import add_commands as add_query_commands
 from node.commands.retention import add_commands as add_retention_commands
 from node.commands.users import add_commands as add_user_commands
@@ -59,12 +61,14 @@ app = typer.Typer(
 )
 app.add_typer(cases_app, name="cases")
 add_peer_commands(app)
+add_process_commands(app)
 add_query_commands(app)
 add_lint_commands(app)
 add_limit_commands(app)
 add_cohort_commands(app)
 add_retention_commands(app)
 add_backup_commands(app)
+add_notify_commands(app)
 add_user_commands(app)
 add_worker_commands(app)
 

@@ -29,6 +29,7 @@ from node.index.snapshot import object_paths, removed_results, result_sets, take
 from node.index.sqlite_copy import copy_database
 from node.index.tables import SCHEMA_VERSION
 from node.journal import FOLDER_PREFIX, payloads_in
+from node.ownership import give_to_owner
 from node.receipt import Receipt
 from node.retention import paused
 from node.storage import ObjectStore
@@ -252,4 +253,5 @@ def _note(data: Path, at: datetime, final: Path) -> None:
     record = {"at": at.isoformat(timespec="seconds"), "folder": str(final)}
     part = data / f"{RECORD_FILE}.part"
     part.write_text(json.dumps(record), encoding="utf-8")
+    give_to_owner(data, part)
     part.replace(data / RECORD_FILE)

@@ -42,9 +42,11 @@ from node.doctor_machine import (
     clock_is_followed,
     memory_mib,
 )
+from node.doctor_ownership import check_ownership
 from node.doctor_query import check_queries
 from node.doctor_results import check_results
 from node.doctor_sharing import check_sharing
+from node.doctor_telling import check_telling
 from node.doctor_upkeep import check_upkeep
 from node.errors import DeliveryError
 from node.outline_program import PROGRAM, check
@@ -63,6 +65,7 @@ def run_checks(config: Config, *, echo_timeout_s: float) -> tuple[Check, ...]:
         check_python(sys.version_info[:2]),
         *check_native_libraries(),
         *check_data_folder(node.data, node.min_free_mib, node.min_free_percent),
+        *check_ownership(node.data),
         *check_upkeep(config, datetime.now(UTC)),
         *check_sharing(node),
         check_clock(datetime.now().astimezone()),
@@ -72,6 +75,7 @@ def run_checks(config: Config, *, echo_timeout_s: float) -> tuple[Check, ...]:
         check_memory(memory_mib(), node.compute_memory_mib),
         *check_ports(config, echo_timeout_s=echo_timeout_s),
         *check_access(config, datetime.now().astimezone()),
+        *check_telling(config),
         *check_peer_table(config),
         *check_protocols(config),
         *check_second_opinion(config.second_opinion),

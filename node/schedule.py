@@ -16,6 +16,7 @@ from node.audit.events import Tell, untold
 from node.case_job import case_job
 from node.completeness import NOTHING_KNOWN
 from node.config import Config
+from node.departed import Departed
 from node.echoing import Echoing
 from node.fetching import Fetching
 from node.index import Index
@@ -204,6 +205,9 @@ class Schedule:
                 if not self._retention.run().is_more_due:
                     break
             self._workflow.forget_ended(self._clock() - KEEP_ENDED)
+            if self._config.node.is_shared and self._membership is not None:
+                own_name = self._membership.identity.name
+                Departed(self._config.node, self._instances, own_name, self._clock).remove()
         except Exception:
             LOGGER.exception("schedule.tidy_failed")
 

@@ -26,6 +26,7 @@ from pynetdicom.presentation import PresentationContext
 from node import conformance
 from node.admission import LOCAL_LIMIT_EXCEEDED, Admission, Caller, Rejection
 from node.audit.events import Tell, untold
+from node.audit.received import tell_of_cut
 from node.config import Config, Peer, Role
 from node.errors import NodeError
 from node.exchange import Exchange
@@ -99,7 +100,8 @@ class StoreScp:
         self._clock = clock
         self._watch = AssociationWatch(audit)
         journal = Journal(journal_folder(store.root, node_run), store.disk)
-        self._filing = Filing(store, journal, InstanceBook(index), node_run)
+        on_cut = partial(tell_of_cut, index, audit)
+        self._filing = Filing(store, journal, InstanceBook(index), node_run, on_cut)
         self._intake = Intake(config.node, store, self._filing, clock)
         self._admission = Admission(config)
         self._tls = None if config.tls is None else ServerTls(config.tls)

@@ -4,9 +4,11 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from node.answering.services import Answering
-from node.audit.events import AuditEvent, Kind, untold
+from node.audit.events import AuditEvent, Kind, Tell, untold
+from node.audit.received import tell_of_cut
 from node.audit.trail import trail_of
 from node.case_job import software_version
 from node.commitment.committing import Committing
@@ -32,11 +34,10 @@ from node.scp import StoreScp
 from node.shared_folder import open_index
 from node.storage import ObjectStore
 from node.takeover import Takeover
-from node.web.access.doors import check_way_in
-from node.web.app import make_app
-from node.web.desk import Desk
-from node.web.server import WebServer
 from node.workflow import ONLY_PROCESS, Workflow
+
+if TYPE_CHECKING:
+    from node.web.server import WebServer
 
 LOGGER = logging.getLogger(__name__)
 
@@ -80,11 +81,12 @@ class Node:
         )
         runs = RunBook(self.index)
         work = work_folder(config.node, self._name.name)
+        computing = Computing(config, runs, clock, work, self._membership.works_elsewhere)
         self._workflow = Workflow(
             config,
             runs,
             deliveries,
-            computing=Computing(config, runs, clock, work) if config.node.compute else None,
+            computing=computing if config.node.compute else None,
             delivering=delivering,
             clock=clock,
             process=self._name.name if is_shared else ONLY_PROCESS,
@@ -97,7 +99,12 @@ class Node:
         )
         self._fetching = Fetching(config, self.index, self._scp, clock, leads, audit)
         takeover = Takeover(
-            self._membership, self._workflow, InstanceBook(self.index), self._store, clock
+            self._membership,
+            self._workflow,
+            InstanceBook(self.index),
+            self._store,
+            clock,
+            on_cut=partial(tell_of_cut, self.index, audit),
         )
         self._schedule = Schedule(
             config,
@@ -109,12 +116,19 @@ class Node:
             takeover if is_shared else None,
             audit,
         )
-        self._web: WebServer | None = None
-        if config.web.enabled:
-            check_way_in(config.web, self.index)
-            vitals = serve_vitals(self._scp, self._schedule, self._trail, clock)
-            desk = Desk(config, self.index, clock, audit, vitals)
-            self._web = WebServer(make_app(desk), config.web)
+        self._web = self._page(clock, audit) if config.web.enabled else None
+
+    def _page(self, clock: Callable[[], datetime], audit: Tell) -> "WebServer":
+        # imports that a node without the page starts without
+        from node.web.access.doors import check_way_in
+        from node.web.app import make_app
+        from node.web.desk import Desk
+        from node.web.server import WebServer
+
+        check_way_in(self._config.web, self.index)
+        vitals = serve_vitals(self._scp, self._schedule, self._trail, clock)
+        desk = Desk(self._config, self.index, clock, audit, vitals)
+        return WebServer(make_app(desk), self._config.web)
 
     def start(self) -> int:
         """Recover what an earlier process left, then work; return the port that listens."""

@@ -21,9 +21,12 @@ import numpy as np
 import pydicom
 
 from handlers.decode import DecodedCase, decode_case
+from handlers.decode.deformations import decode_deformation
 from handlers.errors import HandlerError
+from handlers.geometry import RigidTransform
+from handlers.results import RegistrationStatus
 from handlers.values import Image, Mask
-from handlers.viewing import OnCt
+from handlers.viewing import MovedCt, OnCt
 from node.compute import datasets_of, die_with_parent
 from node.compute_job import METRICS_FILE, OUTPUT_FOLDER, Job
 from node.view_files import VIEW_FOLDER, write_view
@@ -50,14 +53,15 @@ def make_again(folder: Path, root: str) -> None:
         OSError: Files cannot be read or written.
     """
     job = Job.model_validate_json((folder / JOB_FILE).read_text(encoding="utf-8"))
-    job = job.model_copy(update={"root": root, "doses": (), "plans": (), "other_ct": {}})
+    job = job.model_copy(update={"root": root})
     decoded = decode_case(datasets_of(job))
     out = folder / OUTPUT_FOLDER
     metrics = json.loads((out / METRICS_FILE).read_text(encoding="utf-8"))
     on_ct = tuple(_on_ct(decoded, metrics, out))
+    others = tuple(moved_ct_of_metrics(decoded, metrics, out))
     _clear(folder)
     fresh = folder / f"{VIEW_FOLDER}.{os.getpid()}"
-    write_view(view_of_result_set(decoded, on_ct, out), fresh)
+    write_view(view_of_result_set(decoded, on_ct, others, out), fresh)
     try:
         _put_in_place(fresh, folder / VIEW_FOLDER)
     finally:
@@ -97,6 +101,26 @@ def _on_ct(decoded: DecodedCase, metrics: Mapping[str, Any], out: Path) -> Itera
             raise HandlerError("an MR series of the result is not there any more")
         image, valid = _resampled(images[series_uid], decoded, out / f"MR_{folder_number}")
         yield OnCt(image, valid, number)
+
+
+def moved_ct_of_metrics(
+    decoded: DecodedCase, metrics: Mapping[str, Any], out: Path
+) -> Iterator[MovedCt]:
+    """Yield the CT beside the planning CT as the metrics and the written objects place them."""
+    images = {image.series_instance_uid: image for image in decoded.case.other_ct}
+    frame = decoded.case.ct.geometry.frame_of_reference_uid
+    for number, told in enumerate(metrics["registrations"], start=1):
+        series_uid = told.get("leading_series_uid", "")
+        if told.get("kind", "mr") == "mr" or told["status"] == RegistrationStatus.FAIL:
+            continue
+        if series_uid not in images:
+            raise HandlerError("a CT series of the result is not there any more")
+        matrix = np.array(told["ct_from_mr"])
+        pose = RigidTransform(matrix, frame, told["frame_of_reference_uid"])
+        field = None
+        if told.get("deformation", {}).get("accepted"):
+            field = decode_deformation(pydicom.dcmread(out / f"DEFREG_{number}.dcm"), pose)
+        yield MovedCt(images[series_uid], pose, field, number, told["status"])
 
 
 def _resampled(source: Image, decoded: DecodedCase, folder: Path) -> tuple[Image, Mask]:

@@ -13,8 +13,8 @@ from handlers.decode import DecodedCase
 from handlers.decode.images import slice_index_of_instances
 from handlers.decode.structures import decode_structures
 from handlers.errors import HandlerError
-from handlers.results import CaseResult
-from handlers.viewing import OnCt, View, view_of
+from handlers.results import CaseResult, RegistrationStatus
+from handlers.viewing import MovedCt, OnCt, View, view_of
 from node.compute_job import METRICS_FILE
 
 RTSTRUCT_FILE = "RTSTRUCT.dcm"
@@ -29,7 +29,25 @@ def on_ct_of_result(result: CaseResult) -> tuple[OnCt, ...]:
     )
 
 
-def view_of_result_set(decoded: DecodedCase, on_ct: Sequence[OnCt], out: Path) -> View:
+def moved_ct_of_result(result: CaseResult) -> tuple[MovedCt, ...]:
+    """Return the CT beside the planning CT whose registration did not fail."""
+    images = {image.series_instance_uid: image for image in result.case.other_ct}
+    return tuple(
+        MovedCt(
+            images[each.leading_series_uid],
+            each.ct_from_series(each.leading_series_uid),
+            each.deformation,
+            number,
+            str(each.status),
+        )
+        for number, each in enumerate(result.registrations, start=1)
+        if each.leading_series_uid in images and each.status is not RegistrationStatus.FAIL
+    )
+
+
+def view_of_result_set(
+    decoded: DecodedCase, on_ct: Sequence[OnCt], others: Sequence[MovedCt], out: Path
+) -> View:
     """Return what is shown of a case whose result set lies in `out`.
 
     Raises:
@@ -42,4 +60,4 @@ def view_of_result_set(decoded: DecodedCase, on_ct: Sequence[OnCt], out: Path) -
     if decoded_set.structure_set is None:
         raise HandlerError("the structure set of the result has no contour")
     metrics = json.loads((out / METRICS_FILE).read_text(encoding="utf-8"))
-    return view_of(decoded.case, on_ct, decoded_set.structure_set, metrics)
+    return view_of(decoded.case, on_ct, others, decoded_set.structure_set, metrics)

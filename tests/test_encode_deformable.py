@@ -8,8 +8,10 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import DeformableSpatialRegistrationStorage
 
+from handlers.decode.deformations import decode_deformation
 from handlers.displacement import DisplacementField
 from handlers.encode.deformable import covering_lattice
+from handlers.errors import HandlerError
 from handlers.geometry import Geometry
 from handlers.results import Registration, RegistrationStatus
 from handlers.values import Case
@@ -134,6 +136,31 @@ def test_deformation_comes_back_from_dicom_to_a_hundredth_of_a_millimetre(
     expected = each.ct_from_mr.inverse().apply(points + u)
     found = read_back(written(case, until="DEFREG_1.dcm")["DEFREG_1.dcm"], points)
     assert np.linalg.norm(found - expected, axis=1).max() < TOLERANCE_MM
+
+
+@pytest.mark.parametrize("is_left_handed", [False, True])
+def test_deformation_when_decoded_is_the_field_it_was_made_of(is_left_handed: bool) -> None:
+    """The review shows an image again as it was computed, from the object alone."""
+    case = with_field(build_case(is_prone_oblique=True), is_left_handed=is_left_handed)
+    each = case.result.registrations[0]
+    assert each.deformation is not None
+    found = decode_deformation(written(case, until="DEFREG_1.dcm")["DEFREG_1.dcm"], each.ct_from_mr)
+    points = shared_points(case, each, case.result.case)
+    off = found.at(points) - each.deformation.at(points)
+    assert np.linalg.norm(off, axis=1).max() < 2 * TOLERANCE_MM
+
+
+def test_deformation_when_its_object_is_damaged_is_refused() -> None:
+    """A vector too few, a grid too many: never a picture of something else."""
+    case = with_field(build_case())
+    each = case.result.registrations[0]
+    ds = written(case, until="DEFREG_1.dcm")["DEFREG_1.dcm"]
+    grid = ds.DeformableRegistrationSequence[0].DeformableRegistrationGridSequence[0]
+    grid.VectorGridData = grid.VectorGridData[:-12]
+    with pytest.raises(HandlerError, match="cannot be read"):
+        decode_deformation(ds, each.ct_from_mr)
+    with pytest.raises(HandlerError, match="cannot be read"):
+        decode_deformation(Dataset(), each.ct_from_mr)
 
 
 def test_rigid_registration_comes_back_from_dicom_to_a_hundredth_of_a_millimetre() -> None:

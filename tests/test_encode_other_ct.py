@@ -7,9 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handlers.decode import DecodedCase
+from handlers.displacement import DisplacementField
+from handlers.geometry import Geometry
 from handlers.report import metrics_document
 from handlers.results import DailyPosition, RegistrationStatus
 from handlers.values import CtRole
+from node.view_job import moved_ct_of_metrics
+from node.viewing import moved_ct_of_result
 from tests.encode_cases import (
     CT_FRAME,
     MR_SERIES,
@@ -132,3 +137,42 @@ def test_case_without_mr_is_encoded() -> None:
     alone = case.with_result(registrations=registrations, resampled=())
     names = [name for name in written(alone) if not name.startswith("fused/")]
     assert names == ["REG_1.dcm", "REG_2.dcm", "SEG.dcm", "RTSTRUCT.dcm", "SR.dcm"]
+
+
+def deformed(case: EncodeCase) -> EncodeCase:
+    """Return the case with a bump of 4 mm in the registration of its CBCT."""
+    vectors = np.zeros((5, 5, 5, 3), np.float32)
+    vectors[2, 2, 2] = (3.0, 1.0, -2.0)
+    matrix = np.eye(4)
+    matrix[:3, :3] = 8.0 * np.eye(3)[:, ::-1]  # slice, row, column along z, y, x
+    matrix[:3, 3] = case.result.case.ct.geometry.centre_mm() - 16.0
+    field = DisplacementField(Geometry(CT_FRAME, matrix, (5, 5, 5)), vectors)
+    registrations = list(case.result.registrations)
+    registrations[2] = replace(registrations[2], deformation=field)
+    return case.with_result(registrations=tuple(registrations))
+
+
+def test_other_ct_when_shown_again_lies_where_it_was_computed(tmp_path: Path) -> None:
+    """Issue 8: what the result set tells is enough: matrix, deformation, verdict, number."""
+    case = deformed(with_other_ct())
+    for path in write(case, tmp_path):
+        if not path.name.startswith("DEFREG"):
+            path.unlink()
+    sources = case.sources
+    decoded = DecodedCase(case.result.case, sources.ct, sources.mr, sources.structure_set)
+    metrics = json.loads(json.dumps(metrics_document(case.result, {})))
+    again = tuple(moved_ct_of_metrics(decoded, metrics, tmp_path))
+    first = moved_ct_of_result(case.result)
+    assert [each.registration for each in first] == [3, 4]
+    for one, other in zip(again, first, strict=True):
+        assert one.image is other.image
+        assert (one.registration, one.status) == (other.registration, other.status)
+        assert np.array_equal(one.ct_from_image.matrix, other.ct_from_image.matrix)
+        assert (one.deformation is None) == (other.deformation is None)
+    points = case.result.case.ct.geometry.centre_mm() + np.array(
+        [[0.0, 0, 0], [4, 2, 1], [50, 0, 0]]
+    )
+    fields = [each[0].deformation for each in (again, first)]
+    assert fields[0] is not None
+    assert fields[1] is not None
+    assert np.abs(fields[0].at(points) - fields[1].at(points)).max() < 0.01

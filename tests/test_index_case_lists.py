@@ -14,10 +14,11 @@ from node.index.association_lists import association_page
 from node.index.case_labels import label_old_cases, verdict_columns, words_of
 from node.index.case_list_rows import CASE_WORDS
 from node.index.case_lists import CaseFilter, CaseLists
-from node.index.case_rows import CASES
+from node.index.case_rows import CASES, RECEIPTS
+from node.index.cases import CaseBook
 from node.index.echoes import EchoBook
 from node.index.states import CaseState
-from tests.nodes import free_port
+from tests.nodes import free_port, hilum_here
 from tests.postgres import PostgresServer
 from tests.shown_cases import Page, counted_statements, shown_page
 
@@ -140,8 +141,20 @@ def test_verdicts_when_summed_up_tell_the_worst(
 def test_cases_when_an_earlier_version_made_them_are_labelled_at_the_start(tmp_path: Path) -> None:
     """An upgraded index lists and finds its old cases as new ones."""
     with shown_page(tmp_path) as made:
-        made.case(1, CaseState.DELIVERED)
+        delivered = made.case(1, CaseState.DELIVERED)
         made.case(2, CaseState.WAITING)
+        with made.index.begin() as connection:
+            lost = {
+                "case_id": delivered,
+                "revision": 1,
+                "peer": "tps",
+                "sop_instance_uid": "2.25.0",
+            }
+            lost |= {"status": 0, "outcome": "sent", "reason": "", "at": "", "commitment": "lost"}
+            connection.execute(RECEIPTS.insert().values(**lost, commitment_reason="gone"))
+            connection.execute(
+                CASES.update().where(CASES.c.case_id == delivered).values(worst="failure")
+            )
         before = CaseLists(made.index).page(CaseFilter()).lines
         with made.index.begin() as connection:
             connection.execute(CASE_WORDS.delete())
@@ -154,6 +167,31 @@ def test_cases_when_an_earlier_version_made_them_are_labelled_at_the_start(tmp_p
         (found,) = CaseLists(made.index).page(CaseFilter(text="family1")).lines
         assert found.patient_id == "ID-1"
         assert label_old_cases(made.index) == 0
+
+
+def test_list_command_when_there_are_many_cases_reads_the_newest(tmp_path: Path) -> None:
+    """`hilum cases list` does bounded work, says that there are more, and shows all on request."""
+    ended = (CaseState.DELIVERED, CaseState.FAILED, CaseState.DELIVERED, CaseState.DELIVERING)
+    with shown_page(tmp_path / "data") as made:
+        ids = [made.case(number, state) for number, state in enumerate(ended, start=1)]
+        with counted_statements(made.index) as statements:
+            CaseBook(made.index).cases(CaseState.DELIVERED, 2)
+        (select,) = [s for s in statements if "FROM cases" in s]
+        assert "TEMP B-TREE" not in plan_of(made.index, select)
+    config = tmp_path / "hilum.toml"
+    text = f'[node]\ndata = "{tmp_path / "data"}"\n[[protocol]]\nname = "liver"\ntargets = ["*"]\n'
+    config.write_text(text, encoding="utf-8")
+
+    def listed(*options: str) -> tuple[list[str], str]:
+        answer = hilum_here("cases", "list", "--config", str(config), *options)
+        assert answer.returncode == 0, answer.stderr
+        return [line.split()[0] for line in answer.stdout.splitlines()], answer.stderr
+
+    assert listed("--limit", "2") == (ids[:1:-1], "the 2 newest; there are more: --all, or a larger"
+                                      " --limit, shows them\n")  # fmt: skip
+    assert listed("--limit", "1", "--all") == (ids[::-1], "")
+    assert listed("--state", "delivered", "--limit", "2") == ([ids[2], ids[0]], "")
+    assert hilum_here("cases", "list", "--config", str(config), "--limit", "0").returncode == 2
 
 
 def test_case_when_forgotten_is_found_by_no_word(tmp_path: Path) -> None:

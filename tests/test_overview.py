@@ -78,7 +78,7 @@ def letter_at(pixels: np.ndarray, side: int, letters: str) -> bool:
     return bool(inked.any() and np.array_equal(pixels[inked], expected[inked]))
 
 
-MARKERS = {15.0: ("L", (1, 0, 0)), 19.0: ("A", (0, -1, 0)), 23.0: ("S", (0, 0, 1))}
+MARKERS = {15.0: ("L", (1, 0, 0)), 19.0: ("A", (0, -1, 0)), 23.0: ("H", (0, 0, 1))}
 """Bright balls in the air around the origin, by distance in mm: where they lie in the patient."""
 
 
@@ -105,11 +105,11 @@ def test_markers_in_the_patient_when_he_lies_so_are_at_their_letters(position: s
             assert letter_at(frame.pixels, side, letter), (frame.label, letter)
             seen.add((frame.label.split()[0], letter))
         if not frame.label.startswith("AX"):
-            assert letter_at(frame.pixels, 2, "S"), "the head is at the top"
+            assert letter_at(frame.pixels, 2, "H"), "the head is at the top"
     assert seen == {
         *(("AX", letter) for letter in "LA"),
-        *(("SAG", letter) for letter in "AS"),
-        *(("COR", letter) for letter in "LS"),
+        *(("SAG", letter) for letter in "AH"),
+        *(("COR", letter) for letter in "LH"),
     }
 
 
@@ -122,7 +122,7 @@ def test_letters_name_two_directions_when_the_slices_are_tilted() -> None:
     tilted = Geometry(grid.frame_of_reference_uid, tilt @ grid.patient_from_index, SHAPE)
     frame = shown(case_of(tilted, status=None)).frames[0]
     assert letter_at(frame.pixels, 1, "L")
-    assert letter_at(frame.pixels, 2, "AI")
+    assert letter_at(frame.pixels, 2, "AF")
     assert any(line.startswith("tilted axial, z = ") for line in frame.words)
 
 
@@ -170,7 +170,7 @@ def test_planes_when_a_target_was_refined_show_the_largest_change_and_both_ends(
     grid = grid_of()
     overview = shown(case_of(grid, refined=smaller(grid)))
     lines = words_of(overview)
-    for why in ("largest change", "center", "I end", "S end", "R end", "L end", "A end", "P end"):
+    for why in ("largest change", "center", "F end", "H end", "R end", "L end", "A end", "P end"):
         assert any(why in line for line in lines), why
     assert [f.label.split()[0] for f in overview.frames] == sorted(
         (f.label.split()[0] for f in overview.frames), key=["AX", "SAG", "COR"].index

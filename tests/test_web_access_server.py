@@ -20,7 +20,7 @@ from node.web.server import WebServer
 from tests.authority import Authority, Certified
 from tests.web_clients import Scene, scene
 
-LATE_S = 30.0
+LATE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_callers_when_they_do_not_go_on_are_cut_off(plain: int) -> None:
     for line in lines.values():
         line.close()
     assert ended.keys() == lines.keys()
-    assert max(ended.values()) < SLOWEST_REQUEST_S + 10
+    assert max(ended.values()) < SLOWEST_REQUEST_S + 40
 
 
 def test_caller_when_it_goes_on_is_answered_however_many_pieces_it_sends(plain: int) -> None:

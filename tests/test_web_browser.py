@@ -154,7 +154,7 @@ def test_case_when_sent_over_dicom_appears_and_moves(visit: Visit) -> None:
             visit.steps.append((step, share))
         return str(word) == "delivered"
 
-    wait_for(watched, timeout_s=400, what="the case to be delivered")
+    wait_for(watched, timeout_s=480, what="the case to be delivered")
     send(visit, "unfit")  # is computed while the first one is looked at
     assert browser.run("return window.isSameDocument") is True
     steps, shares = [step for step, _ in visit.steps], [share for _, share in visit.steps]
@@ -347,6 +347,27 @@ def test_cross_hair_when_set_moves_the_other_planes(visit: Visit) -> None:
     browser.keys("t")
 
 
+def test_value_beneath_the_pointer_when_it_moves_is_that_of_the_voxel(visit: Visit) -> None:
+    """HU where one points, without a click; back at the cross-hair when the pointer has left."""
+    browser, case = visit.browser, visit.case
+    canvas = canvas_of(browser, "axial")
+    index = shown_index(browser, "axial")
+    told = told_planes(browser)["axial"]
+    lay = browser.run(f"{VIEW} return view.viewOf('axial').layout()")
+    row, column = told["rows"] // 2, told["columns"] // 3
+    x = lay["left"] + (column + 0.5) * lay["across"] - lay["width"] / 2
+    y = lay["top"] + (row + 0.5) * lay["down"] - lay["height"] / 2
+    ActionChains(browser.driver).move_to_element_with_offset(canvas, round(x), round(y)).perform()
+    title = "return document.getElementById('read-title').textContent"
+    browser.until(f"{title} === 'At the pointer'")
+    voxel = voxels_of(told, index, case)[row, column]
+    hu = round(float(case.ct.voxels[tuple(voxel)]))
+    assert browser.run("return document.getElementById('read-ct').textContent") == f"{hu} HU"
+    heading = browser.driver.find_element("css selector", "h1")
+    ActionChains(browser.driver).move_to_element(heading).perform()
+    browser.until(f"{title} === 'At the cross-hair'")
+
+
 def test_picture_when_blended_checked_and_compared_changes(visit: Visit) -> None:
     """Issue 8: blending, checkerboard and its size, before and after, windows: each is seen."""
     browser = visit.browser
@@ -494,6 +515,67 @@ def test_limit_when_marked_lies_as_in_the_report(
     assert found == (None if expected is None else pytest.approx(list(expected)))
 
 
+def test_dose_when_chosen_is_laid_over_the_picture(visit: Visit) -> None:
+    """Issue 8: a color wash of the plan's dose, and its value beneath the cross-hair."""
+    browser = visit.browser
+    heading = browser.driver.find_element("css selector", "h1")
+    ActionChains(browser.driver).move_to_element(heading).perform()
+    change(browser, "{ mode: 'ct', cross: false }")
+    browser.keys("t")
+    settle(browser)
+    plain = picture(browser, "axial")
+    assert browser.run("return document.getElementById('read-dose').textContent") == "–"
+    browser.keys("g")
+    settle(browser)
+    washed = picture(browser, "axial")
+    browser.until("return document.getElementById('read-dose').textContent.endsWith(' Gy')")
+    words = browser.run("return document.getElementById('read-dose').textContent")
+    dose = browser.run(f"{VIEW} return view.dose()")
+    assert 0.9 * dose["prescribed_gy"] < float(words.split()[0]) <= dose["largest_gy"] + 0.01
+    is_colored = np.ptp(washed, axis=-1) > 60
+    assert np.count_nonzero(is_colored & np.any(washed != plain, axis=-1)) > 100
+    assert np.array_equal(washed[:40, :40], plain[:40, :40]), "beyond the dose nothing changes"
+    box = browser.driver.find_element("id", "dose-from")
+    box.clear()
+    box.send_keys(str(dose["largest_gy"] + 1), Keys.TAB)
+    settle(browser)
+    assert np.array_equal(picture(browser, "axial"), plain), "nothing is above that"
+    browser.run(f"{VIEW} view.chooseDose('')")
+    settle(browser)
+
+
+def test_pictures_of_registrations_when_shown_are_those_of_the_report(visit: Visit) -> None:
+    """Issue 8: registration quality: checkerboard and contour transfer are seen on the page."""
+    browser = visit.browser
+    (image,) = browser.driver.find_elements("css selector", ".picture img")
+    browser.run("arguments[0].scrollIntoView()", image)
+    browser.until("return arguments[0].naturalWidth > 0", image, what="the picture")
+    browser.run("scrollTo(0, 0)")
+
+
+def test_page_when_kept_anew_leaves_the_focus_and_what_is_folded_out(visit: Visit) -> None:
+    """Peers, Storage and Case refresh by themselves, and never under somebody's hands."""
+    browser = visit.browser
+    browser.open("/storage")
+    browser.run("window.isSameDocument = true; window.first = document.getElementById('kept')")
+    browser.until("return document.getElementById('kept') !== window.first", what="fresh figures")
+    assert browser.run("return window.isSameDocument") is True
+    assert browser.run("return document.getElementById('live').textContent") == "Live"
+    browser.open(f"/cases/{visit.found['fit']}")
+    anew = """
+        const done = arguments[1];
+        document.querySelector(arguments[0]).focus();
+        const before = document.getElementById("case");
+        const isFocused = () => document.activeElement.matches(arguments[0]);
+        takeAnew("case").then((isTaken) => done([isTaken, isFocused(), before.isConnected]));
+    """
+    review = f'a[href^="{visit.review}"]'
+    taken = browser.driver.execute_async_script(anew, review)
+    assert taken == [True, True, False]
+    browser.run("document.querySelector('#case details').open = true")
+    assert browser.driver.execute_async_script(anew, review) == [False, True, True]
+
+
 def test_pictures_when_removed_are_made_again_on_request(visit: Visit) -> None:
     """Retention may remove them: the page says so, and makes the same ones anew."""
     browser = visit.browser
@@ -506,10 +588,10 @@ def test_pictures_when_removed_are_made_again_on_request(visit: Visit) -> None:
     button = browser.driver.find_element("id", "make-pictures")
     assert button.is_displayed()
     button.click()
-    browser.until(all_shown(), timeout_s=200, what="the pictures to be made")
+    browser.until(all_shown(), timeout_s=480, what="the pictures to be made")
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(after) == set(before)
-    for name in ("ct.bricks", "before1.bricks", "contours.json.gz"):
+    for name in ("ct.bricks", "before1.bricks", "dose1.bricks", "contours.json.gz"):
         same = after[name] == before[name]
         assert same or name.endswith(".gz"), name  # gzip tells when it was packed
     assert sorted(path.name for path in folder.parent.glob("view*")) == ["view"]
@@ -523,14 +605,14 @@ def test_unfit_case_when_retried_begins_again(visit: Visit) -> None:
         others = [c for c in visit.node.cases() if c.case_id != visit.found["fit"]]
         return others[0].case_id if others and others[0].state == "rejected" else ""
 
-    visit.found["unfit"] = wait_for(unfit, timeout_s=200, what="the case to be rejected")
+    visit.found["unfit"] = wait_for(unfit, timeout_s=480, what="the case to be rejected")
     book = len(history(visit))
     browser.open(f"/cases/{visit.found['unfit']}")
     assert "holds no closed contour" in browser.run("return document.body.textContent")
     opened = "form[action$='/retry']"
     browser.run("document.querySelector(arguments[0]).closest('details').open = true", opened)
     browser.driver.find_element("css selector", f"{opened} button").click()
-    wait_for(lambda: len(history(visit)) > book, timeout_s=60, what="the case to begin again")
+    wait_for(lambda: len(history(visit)) > book, timeout_s=480, what="the case to begin again")
 
 
 def history(visit: Visit) -> tuple[Any, ...]:

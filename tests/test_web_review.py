@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from handlers.pages.document import document_of
+from handlers.pages.html import html_of
 from handlers.report import metrics_document
 from handlers.results import CaseResult
 from handlers.sampling import contours_from_mask
 from handlers.values import Roi
 from handlers.viewing import view_of
-from node.compute_job import METRICS_FILE, OUTPUT_FOLDER, RESULTS_FOLDER
+from node.compute_job import METRICS_FILE, OUTPUT_FOLDER, REPORT_PAGE, RESULTS_FOLDER
 from node.index.states import CaseState
 from node.view_files import CONTOURS_FILE, VIEW_FOLDER, read_document, write_view
 from node.viewing import on_ct_of_result
@@ -25,7 +28,7 @@ from node.web.review.remaking import Remaking
 from tests.nodes import wait_for
 from tests.page_reading import read_page, unlabelled
 from tests.picture_cases import BRIGHT_HU
-from tests.report_cases import ORGANS, dose_of, refined_case
+from tests.report_cases import ABOUT, ORGANS, dose_of, refined_case
 from tests.shown_cases import Page, shown_page
 from tests.web_clients import Browser
 
@@ -65,7 +68,7 @@ def write_pictures(folder: Path, result: CaseResult) -> None:
     structures = replace(result.case.structure_set, rois=(*rois, refined))
     metrics = metrics_document(replace(result, dose=dose_of(ORGANS)), {})
     write_view(
-        view_of(result.case, on_ct_of_result(result), structures, metrics), folder / VIEW_FOLDER
+        view_of(result.case, on_ct_of_result(result), (), structures, metrics), folder / VIEW_FOLDER
     )
 
 
@@ -138,6 +141,8 @@ def test_image_when_held_already_is_not_sent_again(page: Page, browser: Browser)
         ("ct/oblique/1", 422),
         ("mr9/axial/1", 404),
         ("before9/axial/1", 404),
+        ("other9/axial/1", 404),
+        ("dose9/axial/1", 404),
         ("view/axial/1", 422),
         ("..%2Fct/axial/1", 404),
         ("ct%00/axial/1", 422),
@@ -209,6 +214,35 @@ def test_page_when_shown_tells_figures_and_labels_every_control(
             assert f"{limit['bound']:g} {limit['unit']}" in words
     assert "style=" not in answer.text
     assert all(script.attributes.get("src") for script in shown.all("script"))
+
+
+def test_picture_of_a_registration_when_asked_for_is_that_of_the_report(
+    page: Page, browser: Browser, result: CaseResult
+) -> None:
+    """Issue 8: checkerboard and contour transfer on the page; nothing of the file runs."""
+    report = folder_of(page, 1) / OUTPUT_FOLDER / REPORT_PAGE
+    usual = report.read_text(encoding="utf-8")
+    there = f"{address(page, 1)}/registrations/1/picture"
+    assert browser.get(there).status_code == 404
+    assert "/picture?" not in browser.get(f"/cases/{case_id(page, 1)}/review").text
+    report.write_text(html_of(document_of(result, ABOUT)), encoding="utf-8")
+    try:
+        answer = browser.get(there)
+        assert answer.headers["content-type"].startswith("image/svg+xml")
+        assert answer.headers["content-security-policy"].startswith("sandbox;")
+        drawn = ElementTree.fromstring(answer.content)  # noqa: S314 - of this very node
+        assert drawn.tag.endswith("svg")
+        words = " ".join(filter(None, (each.text for each in drawn.iter())))
+        assert words.count("checkerboard") == words.count("contours on MR") == 2
+        assert browser.get(f"{address(page, 1)}/registrations/9/picture").status_code == 404
+        for shown in (f"/cases/{case_id(page, 1)}", f"/cases/{case_id(page, 1)}/review"):
+            (picture,) = read_page(browser.get(shown).text).all("figure")[-1:]
+            (image,) = picture.all("img")
+            assert image.attributes["src"].startswith(there)
+            assert image.attributes["alt"].startswith("Checkerboard of CT and registered MR")
+            assert "Registration 1" in picture.text()
+    finally:
+        report.write_text(usual, encoding="utf-8")
 
 
 def test_figures_when_worded_tell_every_verdict_and_leave_no_number_out() -> None:

@@ -27,8 +27,8 @@ from tests.picture_cases import POSITIONS, grid_of
 
 RADIOLOGICAL = {
     "axial": {"left": "R", "right": "L", "top": "A", "bottom": "P"},
-    "coronal": {"left": "R", "right": "L", "top": "S", "bottom": "I"},
-    "sagittal": {"left": "A", "right": "P", "top": "S", "bottom": "I"},
+    "coronal": {"left": "R", "right": "L", "top": "H", "bottom": "F"},
+    "sagittal": {"left": "A", "right": "P", "top": "H", "bottom": "F"},
 }
 
 
@@ -115,7 +115,7 @@ def test_planes_of_a_tilted_grid_when_told_say_so_and_are_three() -> None:
         False,
         True,
     ]
-    assert told["planes"]["axial"]["letters"]["top"] == "AI"
+    assert told["planes"]["axial"]["letters"]["top"] == "AF"
 
 
 @settings(max_examples=30, deadline=None)

@@ -13,11 +13,11 @@ from handlers.geometry import Geometry, RigidTransform
 from handlers.report import metrics_document
 from handlers.results import CaseResult, RegistrationStatus, ResampledMr
 from handlers.sampling import mask_from_roi, resample
-from handlers.values import Image, Roi, StructureSet
+from handlers.values import CtRole, DoseGrid, Image, PlanDose, Roi, StructureSet
 from handlers.viewing import OnCt, ShownVolume, view_of
+from handlers.viewing.before import AROUND_MM, AS_TOLD, SENT, SHARED
 from handlers.viewing.structures import contours_document, rois_document, targets_document
-from handlers.viewing.volumes import AROUND_MM, AS_TOLD, SENT, SHARED
-from node.viewing import on_ct_of_result
+from node.viewing import moved_ct_of_result, on_ct_of_result
 from tests.encode_cases import CT_FRAME, MR_FRAME, MR_SERIES, build_case, written
 from tests.picture_cases import case_of, grid_of, registration_of
 
@@ -52,7 +52,13 @@ def moved(position: str = "HFS", *, mr_frame: str = MR_FRAME) -> CaseResult:
 
 def volumes_of(result: CaseResult) -> Mapping[str, ShownVolume]:
     metrics = metrics_document(result, {})
-    view = view_of(result.case, on_ct_of_result(result), result.case.structure_set, metrics)
+    view = view_of(
+        result.case,
+        on_ct_of_result(result),
+        moved_ct_of_result(result),
+        result.case.structure_set,
+        metrics,
+    )
     return {volume.document["key"]: volume for volume in view.volumes}
 
 
@@ -256,3 +262,100 @@ def test_mr_of_a_result_when_listed_names_its_registration() -> None:
     listed: list[Any] = [(each.registration, each.image) for each in on_ct_of_result(result)]
     assert listed == [(n, item.image) for n, item in enumerate(result.resampled, start=1)]
     assert isinstance(on_ct_of_result(result)[0], OnCt)
+
+
+def with_other_ct(result: CaseResult, role: CtRole, status: RegistrationStatus) -> CaseResult:
+    """Return a result with a CT that lay `SHIFT_MM` beside, bright in a ball at the target."""
+    matrix = result.case.ct.geometry.patient_from_index.copy()
+    matrix[:3, 3] -= np.array(SHIFT_MM)
+    own = Geometry("1.9.9", matrix, result.case.ct.geometry.shape)
+    voxels = np.where(own.distances_mm(-np.array(SHIFT_MM)) < 12.0, 3000.0, -1000.0)
+    voxels[0] = -3024.0  # what some scanners fill with
+    other = Image(
+        own, voxels.astype(np.float32), "CT", "1.9.8", "head", role=role, taken_on="20250311"
+    )
+    found = RigidTransform.from_parameters(
+        rotation_deg=(0, 0, 0),
+        translation_mm=SHIFT_MM,
+        to_frame_uid=CT_FRAME,
+        from_frame_uid="1.9.9",
+    )
+    registration = replace(
+        registration_of(status),
+        ct_from_mr=found,
+        leading_series_uid="1.9.8",
+        series_uids=("1.9.8",),
+    )
+    return replace(
+        result,
+        case=replace(result.case, other_ct=(other,)),
+        registrations=(*result.registrations, registration),
+    )
+
+
+@pytest.mark.parametrize(
+    ("role", "label"),
+    [
+        (CtRole.CBCT, "CBCT of 2025-03-11: head"),
+        (CtRole.PRIOR, "Earlier CT of 2025-03-11: head"),
+        (CtRole.FURTHER, "Further CT of 2025-03-11: head"),
+    ],
+)
+def test_other_ct_when_shown_lies_as_its_registration_says(role: CtRole, label: str) -> None:
+    """Issue 8: of a CBCT or an earlier CT, in HU, after and before registration, as of an MR."""
+    result = with_other_ct(moved(), role, RegistrationStatus.PASS)
+    shown = volumes_of(result)
+    told = shown["other1"].document
+    assert (told["kind"], told["label"], told["registration"]) == ("other", label, 2)
+    assert told["windows"][0]["name"] == "abdomen"
+    values = values_of(shown["other1"])
+    grid = result.case.ct.geometry
+    bright = np.argwhere(np.abs(values - 3000.0) < 1.0)
+    assert np.allclose(grid.points_from_indices(bright).mean(axis=0), 0.0, atol=0.2)
+    assert values[shown["other1"].stored > 0].min() == -1024.0
+    (before,) = (v for v in shown.values() if v.document.get("of") == "other1")
+    assert before.document["key"] == "before2", "no number is given twice"
+    block = grid.crop(tuple(before.document["start"]), tuple(before.document["shape"]))
+    apart = np.argwhere(values_of(before) > 2000.0)
+    middle = block.points_from_indices(apart).mean(axis=0)
+    assert np.allclose(middle, -np.array(SHIFT_MM), atol=0.3)
+
+
+def test_other_ct_when_its_registration_failed_is_not_shown() -> None:
+    """As an MR whose registration failed: a wrong place is worse than none."""
+    result = with_other_ct(moved(), CtRole.CBCT, RegistrationStatus.FAIL)
+    assert "other1" not in volumes_of(result)
+
+
+def test_dose_when_shown_is_in_gray_where_it_was_planned() -> None:
+    """Issue 8: to 0.01 Gy at the cross-hair; beyond the dose grid nothing is known."""
+    result = moved()
+    grid = result.case.ct.geometry
+    steps = np.diag([6.0, 6.0, 6.0, 1.0])
+    steps[:3, 3] = -24.0
+    own = Geometry(CT_FRAME, steps, (9, 9, 9))
+    centres = own.points_from_indices(np.argwhere(np.ones(own.shape)))
+    gray = (20.0 + 0.25 * centres[:, 0]).reshape(own.shape)
+    dose = DoseGrid(own, gray.astype(np.float32), "1.7.7")
+    result = replace(result, case=replace(result.case, plan_doses=(PlanDose(dose, ("1.7.7",)),)))
+    shown = volumes_of(result)["dose1"]
+    told = shown.document
+    assert (told["kind"], told["label"], told["prescribed_gy"]) == ("dose", "Dose 1", 0.0)
+    assert told["largest_gy"] == pytest.approx(float(gray.max()))
+    block = grid.crop(tuple(told["start"]), tuple(told["shape"]))
+    at = np.argwhere(shown.stored > 0)
+    points = block.points_from_indices(at)
+    assert np.abs(points).max() <= 27.0 + 1e-6
+    inner = np.abs(points).max(axis=1) <= 24.0
+    expected = 20.0 + 0.25 * points[inner, 0]
+    assert np.abs(values_of(shown)[tuple(at[inner].T)] - expected).max() <= 0.0051
+
+
+def test_dose_when_it_lies_beside_the_ct_is_not_shown() -> None:
+    """A dose grid that meets no voxel of the CT has nothing to be laid over."""
+    result = moved()
+    steps = np.diag([6.0, 6.0, 6.0, 1.0])
+    steps[:3, 3] = 5000.0
+    dose = DoseGrid(Geometry(CT_FRAME, steps, (3, 3, 3)), np.ones((3, 3, 3), np.float32), "1.7.7")
+    result = replace(result, case=replace(result.case, plan_doses=(PlanDose(dose, ("1.7.7",)),)))
+    assert "dose1" not in volumes_of(result)

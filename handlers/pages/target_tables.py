@@ -88,7 +88,7 @@ def _shift(metrics: Mapping[str, float]) -> str:
     """Return the way of the centroid in the patient's directions."""
     ways = [metrics.get(f"centroid_shift_{axis}_mm") for axis in "xyz"]
     words = []
-    for way, (plus, minus) in zip(ways, (("L", "R"), ("P", "A"), ("S", "I")), strict=True):
+    for way, (plus, minus) in zip(ways, (("L", "R"), ("P", "A"), ("H", "F")), strict=True):
         if way is None:
             return ""
         words.append(f"{plus if way >= 0 else minus} {number(abs(way), 1)}")

@@ -23,8 +23,8 @@ SECOND_LETTER = 0.26
 TILTED = 0.02
 """A plane whose normal is farther off an axis of the patient (about 1 degree) is called tilted."""
 
-_LETTERS = (("L", "R"), ("P", "A"), ("S", "I"))
-"""Letters of the growing and falling coordinate x, y, z (LPS), for people: S and I, not H and F."""
+_LETTERS = (("L", "R"), ("P", "A"), ("H", "F"))
+"""Letters of the growing and falling coordinate x, y, z (LPS), as DICOM has them: head and foot."""
 
 _NAMES = ("sagittal", "coronal", "axial")
 """Name of a plane by the patient's axis to which its normal is nearest."""
@@ -158,7 +158,7 @@ def direction_letters(direction: npt.ArrayLike) -> str:
 
     Example:
         >>> direction_letters([1, 0, 0]), direction_letters([0.0, -0.8, 0.6])
-        ('L', 'AS')
+        ('L', 'AH')
     """
     parts = np.asarray(direction, dtype=np.float64)
     order = sorted(range(3), key=lambda axis: -abs(parts[axis]))

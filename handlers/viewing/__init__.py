@@ -13,10 +13,12 @@ from typing import Any
 
 from handlers.values import Case, StructureSet
 from handlers.viewing.orientation import planes_document
+from handlers.viewing.other_ct import MovedCt
+from handlers.viewing.shown import ShownVolume
 from handlers.viewing.structures import contours_document, rois_document, targets_document
-from handlers.viewing.volumes import OnCt, ShownVolume, shown_volumes
+from handlers.viewing.volumes import OnCt, shown_volumes
 
-__all__ = ["OnCt", "ShownVolume", "View", "view_of"]
+__all__ = ["MovedCt", "OnCt", "ShownVolume", "View", "view_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,13 +38,18 @@ class View:
 
 
 def view_of(
-    case: Case, on_ct: Sequence[OnCt], structure_set: StructureSet, metrics: Mapping[str, Any]
+    case: Case,
+    on_ct: Sequence[OnCt],
+    others: Sequence[MovedCt],
+    structure_set: StructureSet,
+    metrics: Mapping[str, Any],
 ) -> View:
     """Return what is shown of a case.
 
     Args:
         case: As it was read.
         on_ct: Its MR on the CT's grid, in the order of the result set.
+        others: Its other CT whose registration did not fail.
         structure_set: Of the result set: what was drawn and what was added.
         metrics: The content of `metrics.json`.
     """
@@ -63,5 +70,5 @@ def view_of(
     return View(
         document,
         contours_document(structure_set, geometry),
-        shown_volumes(case, on_ct, targets, metrics),
+        shown_volumes(case, on_ct, others, targets, metrics),
     )

@@ -16,7 +16,16 @@ from node.audit.trail import tell_from_command
 from node.case_orders import CaseOrders
 from node.compute_job import summary_lines
 from node.config import read_config
-from node.console import OUT, ConfigOption, JsonOption, clean, findings_told, open_index, print_json
+from node.console import (
+    ERR,
+    OUT,
+    ConfigOption,
+    JsonOption,
+    clean,
+    findings_told,
+    open_index,
+    print_json,
+)
 from node.errors import NodeError
 from node.index.cases import CaseBook
 from node.index.states import UNSETTLED, CaseState
@@ -32,11 +41,18 @@ cases_app = typer.Typer(
 def list_cases(
     config: ConfigOption = None,
     state: Annotated[CaseState | None, typer.Option(help="Only cases in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every case, however many there are.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the cases, newest change first."""
     with open_index(read_config(config)) as index:
-        records = [r for r in CaseBook(index).cases() if state is None or r.state is state]
+        records = CaseBook(index).cases(state, None if everything else limit + 1)
+    if not everything and len(records) > limit:
+        records = records[:limit]
+        ERR.print(f"the {limit} newest; there are more: --all, or a larger --limit, shows them")
     if as_json:
         print_json([asdict(record) for record in records])
         return

@@ -4,6 +4,7 @@ Passwords are read from the terminal or from the standard input: an argument wou
 of processes and in the shell's history.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ from rich.table import Table
 from node.audit.events import AuditEvent, Kind
 from node.audit.trail import tell_from_command
 from node.config import Config, read_config
-from node.console import OUT, ConfigOption, JsonOption, print_json
+from node.console import OUT, PRIVATE, ConfigOption, JsonOption, print_json
 from node.errors import NodeError
 from node.index import Index
 from node.index.access import AccessBook, Token, User
 from node.index.access_rows import LONGEST_NAME
+from node.ownership import give_to_owner
 from node.web.access.cookies import new_secret
 from node.web.access.roles import WebRole
 
@@ -167,8 +169,11 @@ def _access(config: Config, action: str = "", user: str = "") -> Iterator[Access
 
     An action that was carried out stands in the audit trail.
     """
+    os.umask(PRIVATE)
     index = Index(config.node.database_url)
     index.create()
+    if config.node.database is None:
+        give_to_owner(config.node.data, config.node.data / "index.sqlite")
     try:
         yield AccessBook(index)
         if action:

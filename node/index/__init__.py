@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 import node.index.access_rows
+import node.index.attempt_rows
 import node.index.case_list_rows
 import node.index.case_rows
 import node.index.catalogue_rows
@@ -43,7 +44,7 @@ BUSY_TIMEOUT_S = 30.0
 _TURN_LOCK = 0x48494C554F
 """Key of the advisory lock of `Index.turn` (PostgreSQL 13.3.5)."""
 
-_SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
+_SQLITE_REFUSALS = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 _POSTGRES_REFUSALS = frozenset({"53100", "58030"})
 """disk_full and io_error (PostgreSQL, appendix A)."""
 
@@ -210,11 +211,15 @@ class Index:
 
 
 def _require_steps(version: int) -> None:
-    if version > SCHEMA_VERSION or not can_migrate(version):
-        raise NodeError(
-            f"the database has schema version {version}, this program needs {SCHEMA_VERSION}",
-            hint="start the version of Hilum that made it, or restore a matching backup",
-        )
+    if version <= SCHEMA_VERSION and can_migrate(version):
+        return
+    mend = "start the version of Hilum that made it, or restore a matching backup"
+    if version > SCHEMA_VERSION:
+        mend = "a newer version of Hilum has worked on it: update this one, or restore a backup"
+    raise NodeError(
+        f"the database has schema version {version}, this program needs {SCHEMA_VERSION}",
+        hint=mend,
+    )
 
 
 @contextmanager
@@ -231,6 +236,12 @@ def _translated() -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without the extended part
+        if code == sqlite3.SQLITE_READONLY:
+            raise StorageFullError(
+                "the database cannot be written: its files are another user's, or its disk takes "
+                "no writing",
+                hint="`hilum doctor` names them (ownership): give them to the user of the node",
+            ) from error
         if code in _SQLITE_REFUSALS or getattr(error.orig, "sqlstate", "") in _POSTGRES_REFUSALS:
             raise StorageFullError(
                 "the database cannot write", hint="look at the room and health of its disk"
@@ -247,6 +258,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA secure_delete = ON")  # a name that was removed stands in no free page
     cursor.close()
 
 

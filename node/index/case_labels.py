@@ -16,6 +16,7 @@ from node.header import InstanceHeader
 from node.index import Index
 from node.index.case_list_rows import CASE_WORDS, WORD_LENGTH
 from node.index.case_rows import CASES, REVISIONS
+from node.index.delivery_accounts import delivery_findings
 from node.index.tables import INSTANCES
 
 MOST_WORDS = 64
@@ -63,6 +64,38 @@ def worst_of(findings: Iterable[Mapping[str, Any]]) -> str:
     """Return the worst severity among findings, or an empty text where there is none."""
     found = {str(each["severity"]) for each in findings}
     return next((str(severity) for severity in _SEVERITIES if severity in found), "")
+
+
+def tell_worst(connection: sa.Connection, row: sa.Row[Any], revision: int) -> None:
+    """Keep the worst finding of a case up to date with what the peers have answered.
+
+    To be called whenever answers have come or went: at the end of an attempt, with a report, by
+    order.
+
+    Args:
+        connection: Of the transaction that changed the answers.
+        row: Of the case, locked by `case_row`.
+        revision: Whose answers have changed; those of an earlier one are of no interest.
+    """
+    if row.revision != revision:
+        return
+    summary = connection.scalar(
+        sa.select(REVISIONS.c.summary).where(
+            REVISIONS.c.case_id == row.case_id, REVISIONS.c.revision == revision
+        )
+    )
+    worst = worst_of(_all_findings(connection, row, json.loads(summary or "{}")))
+    if worst != row.worst:
+        is_this = CASES.c.case_id == row.case_id
+        connection.execute(CASES.update().where(is_this).values(worst=worst))
+
+
+def _all_findings(
+    connection: sa.Connection, row: sa.Row[Any], summary: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], ...]:
+    """Return what the page of a case tells: of computing, else of assembly; and of deliveries."""
+    told = summary.get("findings") or json.loads(row.findings)
+    return (*told, *delivery_findings(connection, row.case_id, row.revision))
 
 
 def write_words(
@@ -122,9 +155,8 @@ def _label(connection: sa.Connection, case_ids: Sequence[str]) -> None:
     for row in connection.execute(query).all():
         header = _header_of(connection, row)
         summary = json.loads(row.summary or "{}")
-        columns = {**label_columns(header), **verdict_columns(summary)}
-        if not summary.get("findings"):
-            columns["worst"] = worst_of(json.loads(row.findings))
+        worst = worst_of(_all_findings(connection, row, summary))
+        columns = {**label_columns(header), **verdict_columns(summary), "worst": worst}
         is_this = CASES.c.case_id == row.case_id
         connection.execute(CASES.update().where(is_this).values(**columns))
         uids = (row.structure_set_uid, row.ct_series_uid, header.study_instance_uid)

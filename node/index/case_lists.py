@@ -58,7 +58,8 @@ class CaseLine:
         reason: What it waits for, or why it is where it is.
         registration: Worst status of a registration: `pass`, `warn`, `fail`, or empty.
         target: `refined`, `partly refined`, `abstained`, or empty.
-        worst: Severity of the worst finding of assembly or computing, or empty.
+        worst: Severity of the worst finding, of deliveries too (as of the end of the last attempt),
+            or empty.
         step: What it is at while it runs, since `step_at`.
     """
 

@@ -40,7 +40,8 @@ CASES = sa.Table(
 )
 """What lists show stands in columns: whose it is, and of the newest revision the worst status of a
 registration, what became of the targets (`refined`, `partly refined`, `abstained`) and the worst
-severity of a finding; empty where nothing is known. See `node.index.case_labels`."""
+severity of a finding, of its deliveries too; empty where nothing is known. See
+`node.index.case_labels`."""
 
 REVISIONS = sa.Table(
     "revisions",
@@ -136,6 +137,10 @@ HEARTBEATS = sa.Table(
     sa.Column("version", sa.String(40), nullable=False, server_default=""),
 )
 """`beats`: grows with each sign of life, and is what others go by: their clocks may differ."""
+
+
+FORGOTTEN = "forgotten:"
+"""What the key of a case's patient begins with once the names are gone; a random number follows."""
 
 
 class IllegalMoveError(NodeError):

@@ -19,6 +19,7 @@ from node.index.case_list_rows import CASE_WORDS
 from node.index.case_rows import (
     CASES,
     DELIVERIES,
+    FORGOTTEN,
     HISTORY,
     RESULTS,
     REVISIONS,
@@ -103,6 +104,8 @@ class CaseBook:
             connection.execute(CASES.insert().values(**_new_case(patient_key, proposal, now)))
             row = case_row(connection, proposal.case_id)
             assert row is not None  # noqa: S101 - just inserted in this transaction
+        if row.patient_key.startswith(FORGOTTEN):
+            row = _taken_up(connection, row, patient_key)
         state = CaseState(row.state)
         if state is CaseState.RUNNING:
             if row.fingerprint != proposal.fingerprint:
@@ -266,12 +269,21 @@ class CaseBook:
 
     # --- reading -------------------------------------------------------------------------------
 
-    def cases(self) -> list[CaseRecord]:
-        """Return every case, newest change first, without history."""
-        query = sa.select(CASES).order_by(CASES.c.updated_at.desc(), CASES.c.case_id)
+    def cases(self, state: CaseState | None = None, most: int | None = None) -> list[CaseRecord]:
+        """Return cases, newest change first, without history.
+
+        Args:
+            state: Only those in this state; None: in any.
+            most: How many at most, which bounds the work; None: all.
+        """
+        query = sa.select(CASES).order_by(CASES.c.updated_at.desc(), CASES.c.case_id.desc())
+        if state is not None:
+            query = query.where(CASES.c.state == state)
         with self._index.read() as connection:
-            waiting = waiting_reasons(connection)
-            return [_record(row, waiting) for row in connection.execute(query)]
+            rows = connection.execute(query.limit(most)).all()
+            moving = [row.case_id for row in rows if row.state == CaseState.DELIVERING]
+            waiting = waiting_reasons(connection, moving if most is not None else None)
+            return [_record(row, waiting) for row in rows]
 
     def case(self, case_id: str) -> CaseRecord | None:
         """Return one case with its history, deliveries and result files, or None."""
@@ -340,6 +352,21 @@ def _new_case(patient_key: str, proposal: CaseProposal, now: datetime) -> dict[s
         "created_at": utc_text(now),
         "updated_at": utc_text(now),
     }
+
+
+def _taken_up(connection: sa.Connection, row: sa.Row[Any], patient_key: str) -> sa.Row[Any]:
+    """Return the row of a case that had lost its names, whose structure set came again.
+
+    Its results are gone, so that it is computed anew, and named anew.
+    """
+    connection.execute(
+        CASES.update()
+        .where(CASES.c.case_id == row.case_id)
+        .values(patient_key=patient_key, fingerprint="", seen="")
+    )
+    found = case_row(connection, row.case_id)
+    assert found is not None  # noqa: S101 - locked by this transaction
+    return found
 
 
 def _record(row: sa.Row[Any], waiting: Mapping[str, str], **details: Any) -> CaseRecord:

@@ -14,27 +14,26 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.index import Index
+from node.index.case_labels import tell_worst
 from node.index.case_rows import (
     DELIVERIES,
     IS_ANSWER_TO_RESULT,
     RECEIPTS,
     RESULTS,
+    case_row,
     utc_text,
 )
 from node.index.deliveries import TAKEN, DeliveryKey, is_of, is_start
 from node.index.peer_rows import COMMITMENTS
-from node.index.states import DeliveryState
+from node.index.states import (
+    COMMITMENT_REFUSED,
+    COMMITTED,
+    FOUND,
+    LOST,
+    UNCONFIRMED,
+    DeliveryState,
+)
 
-COMMITTED = "committed"
-"""The peer reported that it keeps the object."""
-COMMITMENT_REFUSED = "refused"
-"""The peer will not keep it, whatever we do."""
-FOUND = "found"
-"""The peer holds it, says its answer to a query; it never committed to it."""
-UNCONFIRMED = "unconfirmed"
-"""The peer took it and said no more."""
-LOST = "lost"
-"""The peer reported, after all was settled, that it does not keep it."""
 NOT_HELD = "not_held"
 """Outcome in a receipt: taken once, and not there any more, so it is owed again."""
 
@@ -181,15 +180,15 @@ class CommitmentBook:
             now: The time, aware.
         """
         with self._index.begin() as connection:
-            query = (
-                sa.select(COMMITMENTS)
-                .where(
-                    COMMITMENTS.c.transaction_uid == transaction_uid,
-                    COMMITMENTS.c.peer.in_(list(peers)),
-                )
-                .with_for_update()
+            query = sa.select(COMMITMENTS).where(
+                COMMITMENTS.c.transaction_uid == transaction_uid,
+                COMMITMENTS.c.peer.in_(list(peers)),
             )
-            row = connection.execute(query).first()
+            asked = connection.execute(query).first()
+            if asked is None:
+                return False
+            case = case_row(connection, asked.case_id)  # first of all locks, as wherever one ends
+            row = connection.execute(query.with_for_update()).first()
             if row is None:
                 return False
             if row.report:
@@ -209,6 +208,8 @@ class CommitmentBook:
                 )
             else:
                 _take_late(connection, key, json.loads(row.objects), report)
+                if case is not None:
+                    tell_worst(connection, case, key.revision)
         return True
 
     def act_on(
@@ -251,6 +252,7 @@ class CommitmentBook:
     ) -> None:
         """End an attempt that waits for a report; if it has just come, the next one is due."""
         with self._index.begin() as connection:
+            case = case_row(connection, key.case_id)
             text = connection.scalar(
                 sa.select(COMMITMENTS.c.report)
                 .where(COMMITMENTS.c.transaction_uid == transaction.uid)
@@ -269,6 +271,8 @@ class CommitmentBook:
                     updated_at=utc_text(now),
                 )
             )
+            if case is not None:
+                tell_worst(connection, case, key.revision)
 
 
 def _transaction(row: sa.Row[Any]) -> Transaction:

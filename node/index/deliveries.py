@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from node.errors import NodeError
 from node.index import Index
+from node.index.case_labels import tell_worst
 from node.index.case_rows import (
     DELIVERIES,
     RECEIPTS,
@@ -262,6 +263,7 @@ class DeliveryBook:
         """
         changes: dict[str, Any] = {} if state is None else {"state": state}
         with self._index.begin() as connection:
+            row = case_row(connection, key.case_id)
             connection.execute(
                 DELIVERIES.update()
                 .where(
@@ -276,6 +278,8 @@ class DeliveryBook:
                     **changes,
                 )
             )
+            if row is not None:
+                tell_worst(connection, row, key.revision)
 
     def begin_committing(self, key: DeliveryKey, now: datetime) -> None:
         """Record that everything was sent, and that the peer is now asked to keep it."""
@@ -311,6 +315,7 @@ class DeliveryBook:
             close_transactions(connection, key.case_id, key.revision, key.peer)
             if row is None or row.revision != key.revision:
                 return True
+            tell_worst(connection, row, key.revision)
             if CaseState(row.state) is CaseState.DELIVERING:
                 follow_deliveries(connection, row, now)
         return True

@@ -11,9 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.index.case_rows import CASES, DELIVERIES, IS_ANSWER_TO_RESULT, RECEIPTS, RESULTS
-from node.index.commitments import FOUND, LOST, UNCONFIRMED
 from node.index.peer_rows import STANDINGS
-from node.index.states import UNSETTLED, CaseState
+from node.index.states import FOUND, LOST, UNCONFIRMED, UNSETTLED, CaseState
 
 _LEFT_OUT = "left_out"
 _WARNED = "warned"
@@ -139,7 +138,7 @@ _TOLD = {
         "warning",
         "took {objects} and did not confirm that it keeps them: {reason}",
     ),
-    LOST: ("commitment-lost", "error", "reports that it does not keep {objects}: {reason}"),
+    LOST: ("commitment-lost", "failure", "reports that it does not keep {objects}: {reason}"),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.index import Index
+from node.index.case_labels import tell_worst
 from node.index.case_rows import (
     DELIVERIES,
     RECEIPTS,
@@ -196,3 +197,4 @@ def _owe_again(
         .where(of_peer, RECEIPTS.c.commitment == "refused")
         .values(commitment="", commitment_reason="")
     )
+    tell_worst(connection, row, row.revision)

@@ -1,7 +1,7 @@
 """What the index forgets of what rests for long, so that nothing grows without bound.
 
-Cases, their revisions and what was removed stay: a few kilobytes each. Of work that is not at its
-end nothing is forgotten.
+Cases, their revisions and what was removed of them stay, a few kilobytes each, until they go
+themselves (`node.index.forgetting`). Of work that is not at its end nothing is forgotten.
 """
 
 from datetime import datetime
@@ -9,7 +9,9 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from node.index import Index
+from node.index.access_rows import SESSIONS, TOKENS
 from node.index.case_rows import CASES, DELIVERIES, HISTORY, RECEIPTS, RESULTS, utc_text
+from node.index.echo_rows import ECHOES
 from node.index.fetch_rows import FETCHES, QUESTIONS
 from node.index.peer_rows import COMMITMENTS
 from node.index.promise_rows import PROMISES
@@ -48,6 +50,10 @@ def prune_history(index: Index, before: datetime) -> dict[str, int]:
             index, QUESTIONS, QUESTIONS.c.next_try_at < text, QUESTIONS.c.state != "open"
         ),
         "fetches": _prune(index, FETCHES, FETCHES.c.updated_at < text, FETCHES.c.state != "open"),
+        "removals": _prune(index, REMOVALS, REMOVALS.c.removed_at < text, *_tells_of_no_case()),
+        "echoes": _prune(index, ECHOES, ECHOES.c.asked_at < text),
+        "sessions": _prune(index, SESSIONS, SESSIONS.c.used_at < before),
+        "tokens": _prune(index, TOKENS, TOKENS.c.expires_at < before),
     }
     are_gone = sa.exists().where(
         REMOVALS.c.case_id == RESULTS.c.case_id,
@@ -68,6 +74,14 @@ def prune_history(index: Index, before: datetime) -> dict[str, int]:
         RECEIPTS.c.case_id.not_in(in_work),
     )
     return pruned
+
+
+def _tells_of_no_case() -> tuple[sa.ColumnElement[bool], ...]:
+    """Tell of a removal that it is done, and that no case is left on whose page it would stand."""
+    is_of_case = sa.or_(
+        CASES.c.case_id == REMOVALS.c.case_id, CASES.c.patient_key == REMOVALS.c.patient_key
+    )
+    return REMOVALS.c.is_done, ~sa.exists().where(is_of_case)
 
 
 def _is_last_page() -> sa.ColumnElement[bool]:

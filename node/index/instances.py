@@ -205,6 +205,11 @@ class InstanceBook:
         with self._index.read() as connection:
             return connection.scalar(query) or 0
 
+    def forget_journal(self, node_run: str) -> None:
+        """Forget up to where the journal of a process is in the index: there is none any more."""
+        with self._index.begin() as connection:
+            connection.execute(FILED.delete().where(FILED.c.node_run == node_run))
+
     def is_path_of(self, sop_instance_uid: str, path: str) -> bool:
         """Tell whether a file holds one of the contents of a SOP instance."""
         query = sa.select(INSTANCES.c.id).where(

@@ -19,7 +19,7 @@ from node.index.notice_rows import NOTICED, NOTICES
 from node.index.peer_rows import STANDINGS
 from node.index.states import CaseState
 
-FAILURE, WARNING = "failure", "warning"
+FAILURE, WARNING, INFO = "failure", "warning", "info"
 
 MOST_PAGES = 500
 """Pages of history that are looked at in one transaction."""
@@ -64,7 +64,7 @@ class News:
     Attributes:
         subject: What it is about; the same subject is told once.
         code: A word for it.
-        severity: `failure` or `warning`.
+        severity: `failure`, `warning` or `info`.
     """
 
     subject: str

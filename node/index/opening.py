@@ -17,6 +17,11 @@ _KNOWN = (
     (("refused",), "nobody listens there", "start it, or correct node.database"),
     (("could not translate host",), "its host is unknown", "correct node.database"),
     (("failed to resolve host",), "its host is unknown", "correct node.database"),
+    (
+        ("unable to open database file",),
+        "its file or folder is shut to this user",
+        "`hilum doctor` names the files (ownership): give them to the user of the node",
+    ),
     (("timeout",), "its host does not answer", "see whether a firewall lies between"),
 )
 """Words of the driver that must all be there, what they mean, and the mend."""

@@ -18,8 +18,8 @@ REMOVALS = sa.Table(
     sa.Column("removed_at", sa.String(40), nullable=False, index=True),
     sa.Column("is_done", sa.Boolean, nullable=False, index=True),
 )
-"""`kind`: objects of a patient (then without case), view or results of a revision. `because`: age
-or room. Not done yet: files may still be there."""
+"""`kind`: objects of a patient (then without case), view or results of a revision, names of a case
+(then without revision). `because`: age or room. Not done yet: files may still be there."""
 
 DOOMED_FILES = sa.Table(
     "doomed_files",

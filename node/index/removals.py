@@ -19,7 +19,7 @@ from node.index.removable import Cutoffs, Kept, patients, result_sets, tally
 from node.index.removal_rows import DOOMED_FILES, REMOVALS
 from node.index.tables import INSTANCES
 
-OBJECTS, RESULTS, VIEW = "objects", "results", "view"
+OBJECTS, RESULTS, VIEW, NAMES = "objects", "results", "view", "names"
 """Kinds of what is removed."""
 
 
@@ -230,6 +230,12 @@ class RemovalBook:
         with self._index.read() as connection:
             objects, size_bytes = connection.execute(query).one()
         return int(objects), int(size_bytes)
+
+
+def note_names(connection: sa.Connection, patient_key: str, case_id: str, now: datetime) -> None:
+    """Note that a case has lost its names: `patient_key` is the one that it has from now on."""
+    row_id = _note(connection, NAMES, patient_key, case_id, 0, 0, 0, "age", now)
+    connection.execute(REMOVALS.update().where(REMOVALS.c.id == row_id).values(is_done=True))
 
 
 def _note(

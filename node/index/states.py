@@ -77,3 +77,14 @@ class DeliveryState(StrEnum):
 
 UNSETTLED = (DeliveryState.PENDING, DeliveryState.COMMITTING)
 """A delivery on which work goes on."""
+
+COMMITTED = "committed"
+"""The peer reported that it keeps the object."""
+COMMITMENT_REFUSED = "refused"
+"""The peer will not keep it, whatever we do."""
+FOUND = "found"
+"""The peer holds it, says its answer to a query; it never committed to it."""
+UNCONFIRMED = "unconfirmed"
+"""The peer took it and said no more."""
+LOST = "lost"
+"""The peer reported, after all was settled, that it does not keep it."""

@@ -1,7 +1,6 @@
 """The application: guards first, then the routes of each part."""
 
 from functools import partial
-from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -13,13 +12,12 @@ from node.web.access.login import login_routes
 from node.web.access.problems import EVERY_ROUTE, Problem, ProblemTeller
 from node.web.api.routes import api_routes
 from node.web.api.storage import StorageFigures
+from node.web.assets import STATIC
 from node.web.desk import Desk
 from node.web.monitoring import monitoring_routes
 from node.web.pages.rendering import Pages
 from node.web.pages.routes import page_routes
 from node.web.review.routes import review_routes
-
-STATIC = Path(__file__).parent / "static"
 
 
 def make_app(desk: Desk) -> FastAPI:

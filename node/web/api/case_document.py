@@ -119,8 +119,9 @@ class RemovalRow(Document):
     """Something that was removed of a case or of its patient.
 
     Attributes:
-        kind: `objects` of the patient; `results` of a revision, or its `view`, its pictures.
-        revision: Of results and views; 0 for objects.
+        kind: `objects` of the patient; `results` of a revision, or its `view`, its pictures;
+            `names`: the patient's name and ID.
+        revision: Of results and views; 0 for the others.
         because: age or room.
     """
 

@@ -27,8 +27,8 @@ class CaseRow(Document):
         reason: What it waits for, or why it is where it is.
         registration: Worst status of a registration of the newest revision, or empty.
         target: What became of its targets: `refined`, `partly refined`, `abstained`, or empty.
-        worst: Severity of the worst finding of assembly or computing, or empty; what peers answered
-            is told by the case itself.
+        worst: Severity of the worst finding of assembly, computing or delivery, or empty; what a
+            peer answers counts from the end of the attempt.
         updated_at: When its state last changed.
         progress: While it runs.
     """

@@ -8,6 +8,7 @@ from node.web.api.case_document import case_document_routes
 from node.web.api.case_list import case_list_routes
 from node.web.api.log_lines import log_routes
 from node.web.api.peers import peer_routes
+from node.web.api.processes import process_routes
 from node.web.api.protocols import protocol_routes
 from node.web.api.results import result_routes
 from node.web.api.storage import StorageFigures, storage_routes
@@ -35,6 +36,7 @@ def api_routes(desk: Desk, figures: StorageFigures) -> APIRouter:
         ("protocols", protocol_routes(desk)),
         ("node", association_routes(desk)),
         ("node", log_routes()),
+        ("node", process_routes(desk)),
         ("node", version_routes(desk)),
     ):
         routes.include_router(part, tags=[tag])

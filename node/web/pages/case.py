@@ -7,17 +7,18 @@ from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from node.audit.events import AuditEvent, Kind
-from node.compute_job import REPORT_FILES
+from node.compute_job import REPORT_FILES, REPORT_PAGE
 from node.index.case_stories import patient_key_of_case
 from node.index.states import UNSETTLED, CaseState
 from node.web.access.actor import Operator, Viewer
 from node.web.api.case_actions import orders_of
 from node.web.api.case_document import CaseDocument, case_document, metrics_of
 from node.web.api.documents import CaseId, PeerName
-from node.web.api.results import ResultFile, result_files
+from node.web.api.results import ResultFile, result_files, result_paths
 from node.web.desk import Desk
 from node.web.pages.rendering import Pages
 from node.web.review.figures import figures_of
+from node.web.review.report_pictures import ReportPicture, registration_pictures
 
 _TOLD: Mapping[str, str] = {
     "retried": "The case is begun again; the running node takes it up within a few seconds.",
@@ -108,6 +109,7 @@ def _shown(desk: Desk, case: CaseDocument) -> dict[str, Any]:
         "files": [f for f in files if "/" not in f.name and f.name not in REPORT_FILES],
         "folders": _folders(files),
         "figures": None if metrics is None else figures_of(metrics),
+        "pictures": {} if newest is None else _pictures(desk, case.row.case_id, newest),
         "timing": {} if metrics is None else metrics["timing_s"],
         "protocols": [each.name for each in desk.config.protocol],
         "may_retry": state in _RETRIED and not case.goes_on_as,
@@ -115,6 +117,11 @@ def _shown(desk: Desk, case: CaseDocument) -> dict[str, Any]:
         "may_rerun": bool(case.structure_set_uid) and state is not CaseState.RUNNING,
         "unsettled": UNSETTLED,
     }
+
+
+def _pictures(desk: Desk, case_id: str, revision: int) -> dict[int, ReportPicture]:
+    report = result_paths(desk, case_id, revision).get(REPORT_PAGE)
+    return {} if report is None else registration_pictures(report)
 
 
 def _folders(files: tuple[ResultFile, ...]) -> list[tuple[str, int, int]]:

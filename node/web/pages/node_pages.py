@@ -12,6 +12,7 @@ from node.web.api.associations import association_list
 from node.web.api.documents import PeerName
 from node.web.api.log_lines import log_lines
 from node.web.api.peers import echo_now, peer_rows, resume_peer
+from node.web.api.processes import process_rows
 from node.web.api.storage import StorageFigures
 from node.web.desk import Desk
 from node.web.pages.rendering import Pages
@@ -34,8 +35,14 @@ def node_pages(desk: Desk, pages: Pages, figures: StorageFigures) -> APIRouter:
 
     @routes.get("/storage", response_class=HTMLResponse)
     def storage_page(request: Request, actor: Viewer) -> HTMLResponse:  # noqa: ARG001
-        """Show what room there is."""
-        return pages.page(request, "storage.html", here="storage", storage=figures.storage())
+        """Show what room there is, and who works in it."""
+        return pages.page(
+            request,
+            "storage.html",
+            here="storage",
+            storage=figures.storage(),
+            work=process_rows(desk),
+        )
 
     @routes.get("/log", response_class=HTMLResponse)
     def log_page(

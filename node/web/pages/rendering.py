@@ -1,6 +1,5 @@
 """Templates and what all of them are given."""
 
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from node.case_job import software_version
 from node.web.access.actor import Actor, WebRole
+from node.web.assets import own_stamp
 from node.web.desk import Desk
 from node.web.pages.tones import TONES
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
-STATIC = TEMPLATES.parent / "static"
 
 PLACES = (
     ("cases", "/", "Cases"),
@@ -47,7 +46,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.globals["tones"] = TONES
-        self._environment.globals["assets"] = stamp_of(STATIC)
+        self._environment.globals["assets"] = own_stamp()
         self._environment.filters.update(
             minute=_minute, age=self._age, number=_number, size=size_text, count=count_text
         )
@@ -94,17 +93,6 @@ class Pages:
             return ""
         then = datetime.fromisoformat(at) if isinstance(at, str) else at
         return age_text((self._desk.clock() - then).total_seconds())
-
-
-def stamp_of(folder: Path) -> str:
-    """Return a stamp of all files in a folder: browsers keep a file until its stamp is another.
-
-    The version would not do: whoever installs from a checkout has several programs under one.
-    """
-    found = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found.update(hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()[:12]
 
 
 def age_text(seconds: float) -> str:

@@ -50,6 +50,7 @@ class Verdict:
 class ShownRegistration:
     """A registration in words."""
 
+    number: int
     title: str
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -133,6 +134,7 @@ def _registration(told: Mapping[str, Any], number_of: int) -> ShownRegistration:
     is_deformed = told.get("deformation", {}).get("accepted", False)
     a, b, c = (number(v, 1, is_signed=True) for v in told["rotation_deg"])
     return ShownRegistration(
+        number=number_of,
         title=f"Registration {number_of}: {told.get('kind', 'mr').upper()} to planning CT",
         verdict=Verdict.of(told["status"]),
         reasons=tuple(sentence(reason) for reason in told["reasons"]),

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from node.audit.events import AuditEvent, Kind
 from node.index.computed import computed_revision
 from node.web.access.actor import Viewer
+from node.web.access.headers import sandboxed
 from node.web.desk import Desk
 from node.web.pages.rendering import Pages
 from node.web.review.figures import figures_of
@@ -30,10 +31,11 @@ Revision = Annotated[
 SeriesKey = Annotated[
     str,
     Path(
-        pattern=r"^(ct|mr[1-9][0-9]{0,2}|before[1-9][0-9]{0,2})$",
+        pattern=r"^(ct|(mr|other|before|dose)[1-9][0-9]{0,2})$",
         description="`key` of a volume in the document of the review.",
     ),
 ]
+RegistrationNumber = Annotated[int, Path(ge=1, le=999, description="As in the metrics, from 1.")]
 PlaneIndex = Annotated[int, Path(ge=0, le=100_000, description="From 0; towards left, back, head.")]
 
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -75,6 +77,7 @@ def review_routes(desk: Desk, pages: Pages) -> APIRouter:
     _add_page(routes, wanted, pages)
     _add_documents(routes, wanted, desk)
     _add_images(routes, wanted)
+    _add_report_pictures(routes, wanted)
     _add_remaking(routes, wanted, Remaking(desk.config))
     return routes
 
@@ -89,10 +92,16 @@ def _add_page(routes: APIRouter, wanted: Any, pages: Pages) -> None:
         """Show the review view."""
         try:
             figures = figures_of(found.metrics())
+            pictures = found.registration_pictures()
         except NotShownError as error:
             raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error
         return pages.page(
-            request, "review.html", here="cases", computed=found.computed, figures=figures
+            request,
+            "review.html",
+            here="cases",
+            computed=found.computed,
+            figures=figures,
+            pictures=pictures,
         )
 
 
@@ -165,6 +174,27 @@ def _add_images(routes: APIRouter, wanted: Any) -> None:
             raise HTTPException(status.HTTP_404_NOT_FOUND, str(error)) from error
         headers |= {"X-Rows": str(shown.shape[0]), "X-Columns": str(shown.shape[1])}
         return Response(shown.tobytes(), media_type="application/octet-stream", headers=headers)
+
+
+def _add_report_pictures(routes: APIRouter, wanted: Any) -> None:
+    @routes.get(
+        "/api/v1/cases/{case_id}/registrations/{number}/picture",
+        response_class=Response,
+        responses={200: {"content": {"image/svg+xml": {}}}},
+    )
+    def registration_picture(
+        actor: Viewer,  # noqa: ARG001
+        number: RegistrationNumber,
+        found: ShownRevision = wanted,
+    ) -> Response:
+        """Return checkerboard and contour transfer of a registration, as in the report."""
+        picture = found.registration_pictures().get(number)
+        if picture is None:
+            raise HTTPException(
+                status.HTTP_404_NOT_FOUND, "the report has no picture of that registration"
+            )
+        headers = {**PRIVATE, **sandboxed()}
+        return Response(picture.svg, media_type="image/svg+xml", headers=headers)
 
 
 def _add_remaking(routes: APIRouter, wanted: Any, remaking: Remaking) -> None:

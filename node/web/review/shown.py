@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from node.compute_job import METRICS_FILE, OUTPUT_FOLDER, RESULTS_FOLDER
+from node.compute_job import METRICS_FILE, OUTPUT_FOLDER, REPORT_PAGE, RESULTS_FOLDER
 from node.config import Config
 from node.errors import NodeError
 from node.index.computed import ComputedRevision
@@ -21,6 +21,7 @@ from node.view_files import (
     read_document,
     read_plane,
 )
+from node.web.review.report_pictures import ReportPicture, registration_pictures
 
 PlaneName = Literal["axial", "sagittal", "coronal"]
 
@@ -112,6 +113,10 @@ class ShownRevision:
             NotShownError: The results are not there any more.
         """
         return {**self._told(), "dose": self.metrics()["dose"]}
+
+    def registration_pictures(self) -> dict[int, ReportPicture]:
+        """Return the pictures of registrations that stand in the report, by number."""
+        return registration_pictures(self.folder / OUTPUT_FOLDER / REPORT_PAGE)
 
     def has_pictures(self) -> bool:
         """Return whether the pictures are there."""

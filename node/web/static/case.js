@@ -1,5 +1,5 @@
 "use strict";
-// Keeps the page of a case as the node has it; needs live.js.
+// Keeps the page of a case as the node has it; needs live.js and anew.js.
 (() => {
   let isLoading = false;
 
@@ -7,22 +7,11 @@
     return document.getElementById("case");
   }
 
-  // Somebody is about to order something, or reads something that was folded away.
-  function isInUse() {
-    const focus = document.activeElement;
-    return place().querySelector("details[open]") !== null || (focus && focus.closest("#case form"));
-  }
-
   async function loadAgain(state) {
-    if (isLoading || isInUse()) return;
+    if (isLoading) return;
     isLoading = true;
     try {
-      const answer = await fetch(location.pathname);
-      if (!answer.ok) return;
-      const found = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const fresh = found.getElementById("case");
-      if (!fresh || isInUse()) return;
-      place().replaceWith(document.adoptNode(fresh));
+      if (!(await takeAnew("case"))) return;
       document.getElementById("news").textContent = `The case is ${state} now.`;
       document.getElementById("live").textContent = "Live";
     } finally {

@@ -28,13 +28,14 @@ function clockText() {
 }
 
 /**
- * Ask for a document every two seconds while the page is visible.
+ * Ask for a document again and again while the page is visible.
  * @param {string} address of the document
  * @param {(found: any) => void} show is given what came
  * @param {HTMLElement | null} told says whether the node answers
+ * @param {number} oftenMs from one question to the next
  */
-function watch(address, show, told) {
-  let pauseMs = OFTEN_MS;
+function watch(address, show, told, oftenMs = OFTEN_MS) {
+  let pauseMs = oftenMs;
   let timer = 0;
   let isAsking = false;
   let lostSince = "";
@@ -63,7 +64,7 @@ function watch(address, show, told) {
       if (!Number.isNaN(sent)) clockOffMs = Date.now() - sent;
       show(await answer.json());
       showAges();
-      pauseMs = OFTEN_MS;
+      pauseMs = oftenMs;
       lostSince = "";
       say("Live", false);
     } catch {
@@ -80,5 +81,5 @@ function watch(address, show, told) {
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden) ask();
   });
-  timer = setTimeout(ask, OFTEN_MS);
+  timer = setTimeout(ask, oftenMs);
 }

@@ -1,5 +1,7 @@
 // The controls beside the planes: each shows the state and changes it.
 
+import { WASH } from "./review_picture.js";
+
 const ROLES = [
   ["drawn", "Targets as drawn"],
   ["refined", "Targets refined"],
@@ -36,6 +38,7 @@ export class Controls {
     this.buildWindows();
     this.buildRois();
     this.buildTargets();
+    this.buildDose();
     const numberOf = (id) => Number(byId(id).value);
     byId("share").addEventListener("input", () => view.change({ share: numberOf("share") / 100 }));
     byId("square").addEventListener("input", () => view.change({ squareMm: numberOf("square") }));
@@ -66,6 +69,7 @@ export class Controls {
     view.enlarge = (name) => this.enlarge(name);
     view.showHelp = () => byId("help").showModal();
     view.listeners.push(() => this.show());
+    view.onHover = () => this.showReadOut();
     this.enlarge(view.state.main);
   }
 
@@ -100,8 +104,7 @@ export class Controls {
     }
     preset.append(element("option", { value: "" }, "own"));
     preset.addEventListener("change", () => {
-      const found = view.ct.windows.find((window) => window.name === preset.value);
-      if (found) view.setWindow("ct", { ...found });
+      if (preset.value) view.choosePreset(preset.value);
     });
     for (const key of ["ct", "mr"]) {
       for (const part of ["center", "width"]) {
@@ -157,6 +160,28 @@ export class Controls {
     return element("label", {}, box, svg, ` ${roi.name}`);
   }
 
+  buildDose() {
+    const { view } = this;
+    byId("for-dose").hidden = !view.doses.length;
+    for (const each of document.querySelectorAll("[data-of-dose]")) {
+      each.hidden = !view.doses.length;
+    }
+    const choice = byId("dose");
+    for (const { key, label } of view.doses) choice.append(element("option", { value: key }, label));
+    choice.addEventListener("change", () => view.chooseDose(choice.value));
+    byId("dose-from").addEventListener("change", (event) => {
+      const value = Number(event.target.value);
+      if (Number.isFinite(value) && value >= 0) view.change({ doseFromGy: value });
+      else this.show();
+    });
+    const scale = byId("dose-colors");
+    const pen = scale.getContext("2d");
+    for (let i = 0; i < 256; i++) {
+      pen.fillStyle = `rgb(${WASH[3 * i]}, ${WASH[3 * i + 1]}, ${WASH[3 * i + 2]})`;
+      pen.fillRect(i, 0, 1, scale.height);
+    }
+  }
+
   buildTargets() {
     const { view } = this;
     const list = byId("targets");
@@ -172,7 +197,7 @@ export class Controls {
     const { view } = this;
     const { state } = view;
     byId("share").value = Math.round(state.share * 100);
-    byId("share-told").textContent = `${Math.round(state.share * 100)} % MR`;
+    byId("share-told").textContent = `${Math.round(state.share * 100)} % ${view.word()}`;
     byId("square").value = state.squareMm;
     byId("square-told").textContent = `${state.squareMm} mm`;
     byId("for-share").hidden = state.mode !== "fused";
@@ -182,7 +207,9 @@ export class Controls {
     check("mode", state.mode);
     check("when", state.before ? "before" : "after");
     check("tool", state.tool);
+    for (const each of document.querySelectorAll("[data-word]")) each.textContent = view.word();
     this.showBefore();
+    this.showDose();
     byId("window").value = view.ct.windows.some((w) => w.name === state.windows.ct.name)
       ? state.windows.ct.name
       : "";
@@ -208,23 +235,41 @@ export class Controls {
     const { view } = this;
     const before = view.before();
     for (const radio of document.getElementsByName("when")) radio.disabled = !before;
-    let told = "The MR as it came does not reach the targets.";
+    let told = `The ${view.word()} as it came does not reach the targets.`;
     if (before) told = `Before: ${WORDS_BEFORE[before.placed_by]}; around the targets only.`;
-    if (!view.mrs.length) told = "No MR can be shown.";
+    if (!view.mrs.length) told = "No MR and no other CT can be shown.";
     byId("before-told").textContent = told;
+  }
+
+  showDose() {
+    const { view } = this;
+    const dose = view.dose();
+    byId("dose").value = view.state.dose;
+    byId("dose-shown").hidden = !dose;
+    if (!dose) return;
+    byId("dose-from").value = view.state.doseFromGy;
+    byId("dose-lowest").textContent = `${rounded(view.state.doseFromGy)} Gy`;
+    byId("dose-largest").textContent = `${rounded(dose.largest_gy)} Gy`;
   }
 
   showReadOut() {
     const { view } = this;
-    const { at, main } = view.state;
-    const planeView = view.viewOf(main);
+    const { hover } = view;
+    const at = hover ? hover.point : view.state.at;
+    const planeView = hover ? hover.view : view.viewOf(view.state.main);
+    byId("read-title").textContent = hover ? "At the pointer" : "At the cross-hair";
     const { ct, mr } = view.series();
     const [x, y, z] = at.map((value) => value.toFixed(1));
     byId("read-place").textContent = `x ${x}, y ${y}, z ${z} mm`;
     const hu = planeView.valueAt(ct, at);
     byId("read-ct").textContent = hu === null ? "–" : `${Math.round(hu)} HU`;
     const value = mr ? planeView.valueAt(mr, at) : null;
-    byId("read-mr").textContent = value === null ? "–" : rounded(value);
+    const isCt = mr?.kind === "other" || view.byKey.get(mr?.of)?.kind === "other";
+    const unit = isCt ? " HU" : "";
+    byId("read-mr").textContent = value === null ? "–" : `${rounded(value)}${unit}`;
+    const dose = view.dose();
+    const given = dose ? planeView.valueAt(dose, at) : null;
+    byId("read-dose").textContent = given === null ? "–" : `${given.toFixed(2)} Gy`;
   }
 }
 

@@ -59,8 +59,12 @@ function dragging(view, planeView) {
     from = { x: event.clientX, y: event.clientY, tool, left: 0 };
     if (tool === "cross") view.lookAt(point(event));
   });
+  canvas.addEventListener("pointerleave", () => view.pointAt(null));
   canvas.addEventListener("pointermove", (event) => {
-    if (!from) return;
+    if (!from) {
+      view.pointAt(planeView, point(event));
+      return;
+    }
     const [dx, dy] = [event.clientX - from.x, event.clientY - from.y];
     if (from.tool === "cross") view.lookAt(point(event));
     if (from.tool === "window") view.changeWindow(dx, dy);
@@ -100,6 +104,8 @@ export function listenEverywhere(view) {
       x: () => view.toggleCross(),
       t: () => view.nextTarget(),
       w: () => view.nextWindow(),
+      i: () => view.nextImage(),
+      g: () => view.toggleDose(),
       "[": () => view.changeShare(-0.1),
       "]": () => view.changeShare(0.1),
       "+": () => view.zoom(1.25),

@@ -14,6 +14,23 @@ export const GREY = palette([
   [1, 255, 255, 255],
 ]);
 
+// dose, from the lowest that is shown to the largest: blue, cyan, green, yellow, red, as is usual
+export const WASH = palette([
+  [0, 40, 70, 255],
+  [0.25, 0, 200, 255],
+  [0.5, 0, 220, 80],
+  [0.75, 255, 230, 0],
+  [1, 255, 50, 0],
+]);
+const WASH_SHARE = 0.4; // of the color beside the picture beneath
+
+// From which stored value a dose is shown, and how many colors a stored step is.
+export function washOf(dose, fromGy) {
+  const lowest = (fromGy - dose.intercept) / dose.slope;
+  const range = Math.max(dose.largest_gy - fromGy, dose.slope) / dose.slope;
+  return { lowest, scale: 255 / range };
+}
+
 function palette(stops) {
   const colors = new Uint8ClampedArray(256 * 3);
   for (let i = 0; i < 256; i++) {
@@ -51,8 +68,9 @@ export class Brightness {
 // Fill `pixels` (RGBA) from the values of one plane.
 //   mode: "ct", "mr", "fused" or "checker"; share: of the MR in "fused", 0 to 1
 //   ct, mr: {values, table}; mr may be null; 0 of the MR is no value
+//   dose: {values, lowest, scale} as of washOf, or null; 0 is no value
 //   checker: {rows, columns}: size of a square in pixels
-export function paint(pixels, plane, { mode, share, ct, mr, colors, checker }) {
+export function paint(pixels, plane, { mode, share, ct, mr, dose, colors, checker }) {
   const words = new Uint32Array(pixels.buffer, pixels.byteOffset, pixels.byteLength >> 2);
   const { rows, columns } = plane;
   const opaque = 255 << 24;
@@ -67,15 +85,21 @@ export function paint(pixels, plane, { mode, share, ct, mr, colors, checker }) {
       else if (stored === 0) part = 0;
       else if (mode === "fused") part = share;
       else if (mode === "checker") part = (odd + Math.floor(column / checker.columns)) & 1;
-      if (part === 0) {
-        words[i] = opaque | (grey << 16) | (grey << 8) | grey;
-        continue;
+      let [r, g, b] = [grey, grey, grey];
+      if (part !== 0) {
+        const at = 3 * (stored === 0 ? 0 : mr.table[stored + 32768]);
+        const rest = 1 - part;
+        r = part * colors[at] + rest * grey;
+        g = part * colors[at + 1] + rest * grey;
+        b = part * colors[at + 2] + rest * grey;
       }
-      const at = 3 * (stored === 0 ? 0 : mr.table[stored + 32768]);
-      const rest = 1 - part;
-      const r = part * colors[at] + rest * grey;
-      const g = part * colors[at + 1] + rest * grey;
-      const b = part * colors[at + 2] + rest * grey;
+      const given = dose ? dose.values[i] : 0;
+      if (given !== 0 && given >= dose.lowest) {
+        const at = 3 * Math.min(255, Math.floor((given - dose.lowest) * dose.scale));
+        r += WASH_SHARE * (WASH[at] - r);
+        g += WASH_SHARE * (WASH[at + 1] - g);
+        b += WASH_SHARE * (WASH[at + 2] - b);
+      }
       words[i] = opaque | (b << 16) | (g << 8) | r;
     }
   }

@@ -1,6 +1,6 @@
 // One plane on its canvas: picture, outlines, cross-hair, letters, scale bar.
 
-import { GREY, WARM, paint } from "./review_picture.js";
+import { GREY, WARM, paint, washOf } from "./review_picture.js";
 
 const INK = { text: "#f2f2f2", caution: "#ffcd3c", cross: "rgba(255, 255, 255, 0.75)" };
 const NOTE = "Not for diagnosis: a proposal for a clinician";
@@ -117,9 +117,10 @@ export class PlaneView {
     const wantsMr = state.mode !== "ct" && shown.mr;
     const ct = slices.now("ct", this.plane.name, index);
     const mr = wantsMr ? slices.now(shown.mr.key, this.plane.name, index) : null;
-    this.isCurrent = Boolean(ct && (mr || !wantsMr));
+    const dose = state.dose ? slices.now(state.dose, this.plane.name, index) : null;
+    this.isCurrent = Boolean(ct && (mr || !wantsMr) && (dose || !state.dose));
     if (!this.isCurrent) {
-      const keys = ["ct", ...(wantsMr ? [shown.mr.key] : [])];
+      const keys = ["ct", ...(wantsMr ? [shown.mr.key] : []), ...(state.dose ? [state.dose] : [])];
       Promise.all(keys.map((key) => slices.get(key, this.plane.name, index))).then(
         () => {
           this.problem = "";
@@ -139,7 +140,7 @@ export class PlaneView {
     const { plane } = this;
     const told = JSON.stringify([
       index, state.mode, state.share, state.squareMm, state.windows.ct,
-      wantsMr ? [shown.mr.key, state.windows.mr] : null,
+      wantsMr ? [shown.mr.key, state.windows.mr] : null, [state.dose, state.doseFromGy],
     ]);
     if (told !== this.painted) {
       paint(this.pixels.data, plane, {
@@ -147,6 +148,7 @@ export class PlaneView {
         share: state.share,
         ct: { values: ct, table: this.view.ctTable() },
         mr: wantsMr ? { values: mr, table: this.view.mrTable() } : null,
+        dose: dose ? { values: dose, ...washOf(this.view.dose(), state.doseFromGy) } : null,
         colors: state.mode === "fused" ? WARM : GREY,
         checker:
           state.mode === "checker"

@@ -6,11 +6,12 @@ const MODES = ["ct", "fused", "checker", "mr"];
 const AHEAD = 4; // planes fetched ahead on either side
 const ZOOMS = [1, 16];
 
-// Which MR is shown at first: registered beyond doubt, then anatomy before diffusion, then the series
-// that was registered itself.
+// Which image is laid over the CT at first: MR before other CT, then what is registered beyond doubt,
+// then anatomy before diffusion, then the series that was registered itself.
 function rank(series) {
   const showsAnatomy = series.contrast !== "DWI" && series.contrast !== "ADC";
-  return (series.status === "pass") * 4 + showsAnatomy * 2 + series.is_leading;
+  const isSure = series.status === "pass";
+  return (series.kind === "mr") * 8 + isSure * 4 + showsAnatomy * 2 + series.is_leading;
 }
 
 export class View {
@@ -21,12 +22,16 @@ export class View {
     this.slices = slices;
     this.byKey = new Map(told.series.map((series) => [series.key, series]));
     this.ct = this.byKey.get("ct");
-    this.mrs = told.series.filter((series) => series.kind === "mr");
+    // all that can be laid over the CT; "mr" here and elsewhere: the one that is, whatever it is
+    this.mrs = told.series.filter((series) => series.kind === "mr" || series.kind === "other");
+    this.doses = told.series.filter((series) => series.kind === "dose");
     this.tables = { ct: new Brightness(), mr: new Brightness() };
     this.views = [];
     this.listeners = [];
     this.isDue = false;
     this.last = null;
+    this.hover = null; // the plane beneath the pointer and the point there, until something changes
+    this.onHover = () => {};
     const first = [...this.mrs].sort((a, b) => rank(b) - rank(a))[0];
     const { axial } = planes;
     const middle = axial.point(axial.count / 2, axial.rows / 2, axial.columns / 2);
@@ -37,6 +42,8 @@ export class View {
       squareMm: 30,
       mr: first?.key ?? "",
       before: false,
+      dose: "",
+      doseFromGy: 0,
       windows: { ct: { ...this.ct.windows[0] }, mr: this.mrWindow(first) },
       hidden: new Set(told.rois.filter((roi) => roi.role === "body").map((roi) => roi.number)),
       main: "axial",
@@ -66,9 +73,18 @@ export class View {
     return { ct: this.ct, mr: earlier ?? this.byKey.get(mr) };
   }
 
-  // the MR chosen as it came, or null
+  // what people call the image that is laid over the CT
+  word() {
+    return this.byKey.get(this.state.mr)?.word ?? "MR";
+  }
+
+  // the image chosen as it came, or null
   before() {
     return this.document.series.find((series) => series.of === this.state.mr) ?? null;
+  }
+
+  dose() {
+    return this.byKey.get(this.state.dose) ?? null;
   }
 
   ctTable() {
@@ -90,8 +106,14 @@ export class View {
   // --- changes ---------------------------------------------------------------------------------
 
   change(parts) {
+    this.hover = null;
     Object.assign(this.state, parts);
     this.redraw();
+  }
+
+  pointAt(view, point) {
+    this.hover = view ? { view, point } : null;
+    this.onHover();
   }
 
   redraw() {
@@ -146,10 +168,36 @@ export class View {
     this.change({ windows: { ...this.state.windows, [key]: window } });
   }
 
+  // a window by its name: of the CT, and of what is laid over it if that is a CT, too
+  choosePreset(name) {
+    const windows = { ...this.state.windows };
+    for (const [key, series] of [["ct", this.ct], ["mr", this.byKey.get(this.state.mr)]]) {
+      const found = series?.windows.find((window) => window.name === name);
+      if (found) windows[key] = { ...found };
+    }
+    this.change({ windows });
+  }
+
   nextWindow() {
     const names = this.ct.windows.map((window) => window.name);
-    const at = (names.indexOf(this.state.windows.ct.name) + 1) % names.length;
-    this.setWindow("ct", { ...this.ct.windows[at] });
+    this.choosePreset(names[(names.indexOf(this.state.windows.ct.name) + 1) % names.length]);
+  }
+
+  nextImage() {
+    if (this.mrs.length < 2) return;
+    const at = this.mrs.findIndex((series) => series.key === this.state.mr);
+    this.chooseMr(this.mrs[(at + 1) % this.mrs.length].key);
+  }
+
+  // at first from half of what is prescribed, else of the largest dose
+  chooseDose(key) {
+    const dose = this.byKey.get(key);
+    const whole = dose ? dose.prescribed_gy || dose.largest_gy : 0;
+    this.change({ dose: key, doseFromGy: Math.round(5 * whole) / 10 });
+  }
+
+  toggleDose() {
+    if (this.doses.length) this.chooseDose(this.state.dose ? "" : this.doses[0].key);
   }
 
   chooseMr(key) {
@@ -224,6 +272,7 @@ export class View {
     if (!view || !view.isShown) return;
     const { mr } = this.series();
     const keys = ["ct", ...(mr && this.state.mode !== "ct" ? [mr.key] : [])];
+    if (this.state.dose) keys.push(this.state.dose);
     const wanted = [];
     for (let i = 1; i <= AHEAD; i++) {
       for (const index of [view.index + sense * i, ...(i <= AHEAD / 2 ? [view.index - sense * i] : [])]) {

@@ -1,0 +1,50 @@
+"""A Deformable Spatial Registration object that we made -> the field that it was made of.
+
+To show again what a result was computed with; what others made is read by nobody.
+
+Read first: DICOM PS3.3 C.20.3 (Deformable Spatial Registration).
+"""
+
+import numpy as np
+from pydicom import Dataset
+
+from handlers.displacement import DisplacementField
+from handlers.errors import HandlerError
+from handlers.geometry import Geometry, RigidTransform
+
+NOTHING_MM = 0.01
+"""On the border of the lattice the rigid map stands; what is left of numbers written as text."""
+
+
+def decode_deformation(ds: Dataset, ct_from_mr: RigidTransform) -> DisplacementField:
+    """Return what a deformable registration adds to its rigid map.
+
+    Args:
+        ds: The object.
+        ct_from_mr: The rigid map, as it is told beside it.
+
+    Raises:
+        HandlerError: The object is not as we write it.
+    """
+    try:
+        (item,) = ds.DeformableRegistrationSequence
+        (grid,) = item.DeformableRegistrationGridSequence
+        columns, rows, slices = (int(n) for n in grid.GridDimensions)
+        along_row, along_column, along_normal = (float(step) for step in grid.GridResolution)
+        axes = np.array([float(v) for v in grid.ImageOrientationPatient]).reshape(2, 3)
+        matrix = np.eye(4)
+        matrix[:3, 0] = np.cross(axes[0], axes[1]) * along_normal
+        matrix[:3, 1] = axes[1] * along_column
+        matrix[:3, 2] = axes[0] * along_row
+        matrix[:3, 3] = [float(v) for v in grid.ImagePositionPatient]
+        geometry = Geometry(ct_from_mr.to_frame_uid, matrix, (slices, rows, columns))
+        moved = np.frombuffer(grid.VectorGridData, dtype="<f4").reshape(slices, -1, 3)
+        vectors = np.empty((slices, rows, columns, 3), dtype=np.float32)
+        at = np.indices((1, rows, columns)).reshape(3, -1).T
+        for i in range(slices):  # slice by slice: the points of a whole grid take much memory
+            points = geometry.points_from_indices(at + np.array([i, 0, 0]))
+            added = ct_from_mr.apply(points + moved[i]) - points
+            vectors[i] = np.where(np.abs(added) < NOTHING_MM, 0.0, added).reshape(rows, columns, 3)
+        return DisplacementField(geometry, vectors)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise HandlerError("a deformable registration of the result cannot be read") from error
