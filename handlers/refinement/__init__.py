@@ -1,11 +1,11 @@
 """The target contour, made better with the MR or left alone.
 
 The drawn contour is believed unless at least two kinds of MR contrast, registered and sharp, say
-otherwise. What target and surroundings look like is learned from the drawn target's core and from
-what is contoured or known by HU around it; the answer is regularised in space (a random walker with
-priors), drawn towards the drawn contour, and bounded by hard limits: a largest way outward and
-inward, a core that stays, contoured organs that are never grown into. Everything else abstains,
-with every reason.
+otherwise. What target and surroundings look like is learned from the drawn target's core, its rim
+where the core has died, and from what is contoured or known by HU around it; the answer is
+regularised in space (a random walker with priors), drawn towards the drawn contour, and bounded by
+hard limits: a largest way outward and inward, a core that stays, contoured organs that are never
+grown into. Everything else abstains, with every reason.
 
 Deliberately not done here: nothing is registered or resampled, no organ is named, no calibrated
 probability is given, and nothing was validated on patients: the defaults come from a synthetic
@@ -43,6 +43,9 @@ __all__ = ["RefinementSettings", "refine"]
 
 Bools = npt.NDArray[np.bool_]
 
+LEAST_TOLD_MM = 0.5
+"""A smaller offset of the drawn contour is not worth a sentence."""
+
 NEVER_TARGET = (MoveCause.VESSEL, MoveCause.DUCT, MoveCause.BOWEL)
 """What is found and belongs to one of these is taken from the target; gas and fat the CT tells."""
 
@@ -60,7 +63,7 @@ def refine(
     aside; too few kinds of contrast left is an abstention. Where there never were enough (T1 only),
     at most the overlap with contoured vessels, ducts and hollow organs is removed; without any MR
     nothing is. Changes that nowhere nearby reach farther than the registration's uncertainty are
-    undone, unless the CT alone shows them.
+    undone, unless the CT alone shows them or is blind there.
 
     Args:
         target: The target as drawn, on the planning CT's grid.
@@ -179,16 +182,19 @@ def _with_mr(
     doubt = _doubt(model, region, places, evidence, numbers, settings)
     if doubt:
         return _abstain([doubt, *evidence.faults], numbers)
-    likely = probability(model, region, evidence.valid, ct_shows, settings)
+    likely, offset_mm = probability(model, region, evidence.valid, ct_shows, settings)
+    numbers["drawn_offset_mm"] = offset_mm
     uncertainty_mm = max(channel.uncertainty_mm for channel in evidence.channels)
     tissue = known_by_ct(ct, region, ct_shows)
-    level = settled_level(likely, tissue[MoveCause.FAT], region, uncertainty_mm, settings)
+    fat, blind = tissue[MoveCause.FAT], evidence.valid & ~ct_shows
+    level = settled_level(likely, fat, blind, region, uncertainty_mm, settings)
     reasons = [f"used: {', '.join(c.name for c in evidence.channels)} and the CT"]
     reasons += [f"the target lies within {name}, which bars nothing" for name in region.context]
     if region.removed_names:
         reasons.append(f"the overlap with {', '.join(region.removed_names)} was removed")
     reasons += evidence.faults
-    answer = _answer(target, region, level, tissue, reasons, dict(numbers), settings)
+    learned = _learned(model, offset_mm)
+    answer = _answer(target, region, level, tissue, [*reasons, *learned], dict(numbers), settings)
     unnamed = sum(c.removed_cm3 for c in answer.changes if c.cause is MoveCause.OTHER_TISSUE)
     share = unnamed / target.volume_cm3
     if share > settings.max_unnamed_share:
@@ -207,6 +213,19 @@ def _with_mr(
         return answer
     sure = confidence(level > 0, likely, region, uncertainty_mm)
     return replace(answer, confidence=sure)
+
+
+def _learned(model: Model, offset_mm: float) -> list[str]:
+    """Return what the case itself taught beyond the look of the target's core."""
+    learned = []
+    if model.rim is not None:
+        learned.append("the target has a rim that does not look like its core: both were learned")
+    if offset_mm >= LEAST_TOLD_MM:
+        learned.append(
+            f"the images put the border {offset_mm:.1f} mm within the drawn contour in the mean: "
+            "it is expected there also where they do not show it"
+        )
+    return learned
 
 
 def _doubt(

@@ -45,6 +45,9 @@ MIN_CLASS_VOXELS = 12
 MIN_HALF_VOXELS = 4
 """Half a core of fewer voxels teaches nothing."""
 
+PRESENCE_FLOOR = 0.02
+"""Share of a background class that is nowhere near: something of it may lie hidden anywhere."""
+
 Background = dict[str, tuple[Look, Bools]]
 """By class: how it looks, and where it was seen."""
 
@@ -227,6 +230,21 @@ def fit_background(
             fitted = fit_look(values[numbers == k], settings)
             background[f"{name} {k}"] = (fitted, part)
     return background
+
+
+def presence(
+    background: Background, where: Bools, region: Region, settings: RefinementSettings
+) -> Array:
+    """Return the shares (classes, n) of the background's classes near each voxel of `where`."""
+    sigma = [settings.presence_mm / step for step in region.geometry.spacing_mm]
+    near = np.stack(
+        [
+            ndimage.gaussian_filter(place.astype(np.float32), sigma)[where]
+            for _, place in background.values()
+        ]
+    ).astype(np.float64)
+    shares = near / np.maximum(near.sum(axis=0), 1e-9) + PRESENCE_FLOOR
+    return np.asarray(shares / shares.sum(axis=0))
 
 
 def separation(

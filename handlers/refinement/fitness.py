@@ -21,6 +21,9 @@ Bools = npt.NDArray[np.bool_]
 KIND_OF_CONTRAST = {"T1": "T1", "T2": "T2", "DWI": "diffusion", "ADC": "diffusion"}
 """DWI and ADC come from the same echoes and share their distortion: one kind of evidence."""
 
+EQUAL = 1e-4
+"""Voxels are equal if they differ by less than this share of the spread around the target."""
+
 OFFSET_MARGIN_MM = 10.0
 """How far around the region a series is compared with the CT for its place."""
 
@@ -136,7 +139,33 @@ def _quality_faults(
             f"its detail is blurred away: edges by {blur:.1f} mm at least, more than "
             f"{settings.max_blur_mm:.1f} mm"
         )
+    blocks = block_mm(values, near, spacing_mm)
+    if blocks / np.sqrt(12.0) > settings.max_blur_mm:
+        faults.append(
+            f"it is made of blocks of {blocks:.0f} mm, larger than "
+            f"{np.sqrt(12.0) * settings.max_blur_mm:.1f} mm: their edges are no detail"
+        )
     return faults
+
+
+def block_mm(values: npt.NDArray[np.float32], where: Bools, spacing_mm: Sequence[float]) -> float:
+    """Return how long runs of equal voxels are: in mm, the middle one of the three axes.
+
+    Coarse voxels that were repeated on a finer grid have sharp edges, and yet no more detail than
+    an image blurred by their edge over the square root of 12. Where there is noise, or values were
+    interpolated, a run is one voxel. The lowest value, that of masked air, does not count.
+    """
+    level = EQUAL * float(np.subtract(*np.percentile(values[where], (90, 10))))
+    shown = where & (values > values[where].min())
+    runs_mm = []
+    for axis, step in enumerate(spacing_mm):
+        pairs = np.moveaxis(shown, axis, 0)
+        both = pairs[1:] & pairs[:-1]
+        if not both.any():
+            continue
+        apart = np.abs(np.diff(np.moveaxis(values, axis, 0), axis=0))[both]
+        runs_mm.append(step / max(float((apart > level).mean()), 1.0 / len(apart)))
+    return float(np.median(runs_mm)) if runs_mm else 0.0
 
 
 def blur_mm(values: npt.NDArray[np.float32], where: Bools, spacing_mm: Sequence[float]) -> float:

@@ -54,7 +54,8 @@ class RefinementSettings:
         min_volume_cm3: Smaller targets are left alone.
         min_voxels_across: Likewise targets of fewer voxels along an axis.
         max_blur_mm: A series counts only if its edges are this sharp (standard deviation of the
-            blur). Thin structures make the estimate too small, by half around vessels.
+            blur). Thin structures make the estimate too small, by half around vessels. Blocks of
+            equal voxels count as a blur of their edge over the square root of 12.
         min_similarity: Nor does it where it has so little in common with the CT that its place
             cannot be seen (normalised mutual information less one).
         min_variance_explained: A series counts only if CT structures explain this part of its
@@ -70,6 +71,9 @@ class RefinementSettings:
         background_classes: Clusters of the surroundings that no structure names.
         presence_mm: How far the presence of a background class reaches (standard deviation).
         drawn_error_mm: Standard error of the drawn contour: how strongly it is believed.
+        max_drawn_offset_mm: How far within the drawn contour the border may be expected all around,
+            because the images put it there in the mean.
+        learns_rim: Whether the living rim of a target whose core has died teaches a look, too.
         class_spread: Smallest standard deviation of a class in a channel scaled to a spread of 1
             around the target: classes that are too sharp lose the voxels that hold two tissues.
         error_share: How often a single channel errs at a voxel: bounds what it can say.
@@ -111,6 +115,8 @@ class RefinementSettings:
     background_classes: int = 3
     presence_mm: float = 4.0
     drawn_error_mm: float = 3.0
+    max_drawn_offset_mm: float = 3.0
+    learns_rim: bool = True
     error_share: float = 0.1
     evidence_limit: float = 6.0
     evidence_share: float = 1.0
@@ -155,6 +161,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "background_classes": (1, 8),
     "presence_mm": (1.0, 20.0),
     "drawn_error_mm": (0.5, 20.0),
+    "max_drawn_offset_mm": (0.0, 10.0),
     "error_share": (0.001, 0.5),
     "evidence_limit": (0.5, 20.0),
     "evidence_share": (0.01, 1.0),

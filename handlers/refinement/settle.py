@@ -28,6 +28,7 @@ CLEARANCE = 0.02
 def settled_level(
     likely: Floats,
     known: Bools,
+    blind: Bools,
     region: Region,
     uncertainty_mm: float,
     settings: RefinementSettings,
@@ -36,11 +37,14 @@ def settled_level(
 
     A change stands where it reaches farther from the drawn contour than the registration's
     uncertainty, and within twice the uncertainty of such a place, so that it joins the drawn
-    contour without a step. What the CT alone tells needs no registration.
+    contour without a step. What the CT alone tells needs no registration. Where the CT shows
+    nothing, the contour was drawn blindly: it is no better than a registered MR, and every change
+    stands.
 
     Args:
         likely: How much each voxel belongs to the target, 0 to 1.
         known: Drawn voxels that the CT alone shows to be no target.
+        blind: Where gas or metal keeps the CT from showing anything.
         region: The target's surroundings.
         uncertainty_mm: Of the registration.
         settings: For the tidying of pieces.
@@ -54,7 +58,7 @@ def settled_level(
         away_mm = ndimage.distance_transform_edt(~far, sampling=region.geometry.spacing_mm)
         reach_mm = max(uncertainty_mm, 1e-3)
         trust = np.clip(4.0 - 2.0 * away_mm / reach_mm, 0.0, 1.0)
-    trust[known & (new <= 0)] = 1.0
+    trust[(known & (new <= 0)) | blind] = 1.0
     return _bounded(trust * new + (1.0 - trust) * old, trust == 0, region, settings)
 
 

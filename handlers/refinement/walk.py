@@ -10,23 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, sparse
+from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, cg
-from scipy.special import expit, log_ndtr, logsumexp
+from scipy.special import expit, logsumexp
 
 from handlers.refinement.appearance import Look, fit_target, mixture_log_density
-from handlers.refinement.evidence import Background, Channel, fit_background
+from handlers.refinement.evidence import Background, Channel, fit_background, presence
+from handlers.refinement.prior import drawn_log_odds, drawn_offset_mm
 from handlers.refinement.region import Region
+from handlers.refinement.rim import rim_look
 from handlers.refinement.settings import RefinementSettings
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-
-PRESENCE_FLOOR = 0.02
-"""Share of a background class that is nowhere near: something of it may lie hidden anywhere."""
-
-UNSEEN_ERROR = 10.0
-"""So much larger is the error of a contour where gas or metal hides what is drawn."""
 
 FAMILIAR_SCALES = (4.0, 8.0)
 """Within so many scales of a class in every channel a voxel may belong to it; beyond, it cannot."""
@@ -37,12 +33,26 @@ SOLVER_ROUNDS = 500
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """Channels and their weights (..., d), modes of the target, classes of the background."""
+    """What the target and its surroundings look like.
+
+    Attributes:
+        samples: Channels over the region, (..., d); `weights` likewise.
+        weights: How much each channel counts.
+        core: Modes of the target's core.
+        background: Classes of the surroundings.
+        rim: The living rim of a target whose core has died, where there is one.
+    """
 
     samples: Array
     weights: Array
-    target: tuple[Look, ...]
+    core: tuple[Look, ...]
     background: Background
+    rim: Look | None = None
+
+    @property
+    def target(self) -> tuple[Look, ...]:
+        """All modes of the target."""
+        return self.core if self.rim is None else (*self.core, self.rim)
 
     @classmethod
     def learn(
@@ -57,12 +67,14 @@ class Model:
         samples = np.stack([channel.scaled for channel in channels], axis=-1)
         weights = np.stack([channel.weight for channel in channels], axis=-1)
         target = fit_target(samples[region.core], settings)
-        return cls(samples, weights, target, fit_background(samples, places, valid, settings))
+        background = fit_background(samples, places, valid, settings)
+        rim = rim_look(samples, weights, target, background, region, valid, settings)
+        return cls(samples, weights, target, background, rim)
 
     def log_odds(self, where: Bools, region: Region, settings: RefinementSettings) -> Array:
         """Return log p(target look) - log p(background look) at `where`, shape (n,), bounded."""
         values, weights = self.samples[where], self.weights[where]
-        shares = self._presence(where, region, settings)
+        shares = presence(self.background, where, region, settings)
         each = np.stack(
             [fitted.log_density(values, weights) for fitted, _ in self.background.values()]
         )
@@ -86,18 +98,6 @@ class Model:
         near = (alien - np.min(farthest, axis=0)) / (alien - known)
         return np.asarray(np.clip(near, 0.0, 1.0))
 
-    def _presence(self, where: Bools, region: Region, settings: RefinementSettings) -> Array:
-        """Return the shares (classes, n) of the background's classes near each voxel."""
-        sigma = [settings.presence_mm / step for step in region.geometry.spacing_mm]
-        near = np.stack(
-            [
-                ndimage.gaussian_filter(place.astype(np.float32), sigma)[where]
-                for _, place in self.background.values()
-            ]
-        ).astype(np.float64)
-        shares = near / np.maximum(near.sum(axis=0), 1e-9) + PRESENCE_FLOOR
-        return np.asarray(shares / shares.sum(axis=0))
-
 
 def agreement(model: Model, region: Region) -> float:
     """Return the part of the core that looks more like the target than like any background."""
@@ -105,33 +105,33 @@ def agreement(model: Model, region: Region) -> float:
     if not model.background:
         return 0.0
     each = [fitted.log_density(values, weights) for fitted, _ in model.background.values()]
-    own = mixture_log_density(model.target, values, weights)
+    own = mixture_log_density(model.core, values, weights)
     return float((own > np.max(each, axis=0)).mean())
 
 
 def probability(
     model: Model, region: Region, valid: Bools, ct_shows: Bools, settings: RefinementSettings
-) -> Array:
-    """Return for each voxel how much it belongs to the target, 0 to 1; not calibrated.
+) -> tuple[Array, float]:
+    """Return how much each voxel belongs to the target, 0 to 1, and the drawn contour's offset.
 
     Minimises the sum of w (x_i - x_j)^2 over neighbours and of (x_i - p_i)^2 over voxels, where
     p is the single voxel's answer; the core is 1, what is not allowed is 0. Where the MR does not
     reach, only the drawn contour speaks; what the CT does not show was drawn blindly and is
-    believed less.
+    believed less. The answer is not calibrated. The offset (mm, inward) is that of
+    `drawn_offset_mm`.
     """
     free = region.allowed & ~region.core & (region.distance_mm >= -settings.max_inward_mm)
     odds = np.zeros(region.drawn.shape)
     known = free & valid
     odds[known] = model.log_odds(known, region, settings)
-    error_mm = np.where(ct_shows, 1.0, UNSEEN_ERROR) * settings.drawn_error_mm
-    error = region.distance_mm.astype(np.float64) / error_mm
-    odds += log_ndtr(-error) - log_ndtr(error)
+    offset_mm = drawn_offset_mm(odds, known & ct_shows, region, settings)
+    odds += drawn_log_odds(region, ct_shows, offset_mm, settings)
     single = np.where(region.core, 1.0, np.where(region.allowed, expit(odds), 0.0))
     deep = region.allowed & (region.distance_mm < -settings.max_inward_mm)
     single[deep] = 1.0
     answer = single.copy()
     answer[free] = _walk(single, free, model.samples, region, settings)
-    return np.clip(answer, 0.0, 1.0)
+    return np.clip(answer, 0.0, 1.0), offset_mm
 
 
 def _walk(

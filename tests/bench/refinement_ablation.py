@@ -113,6 +113,20 @@ def _without_prior(
     return case, replace(settings, drawn_error_mm=BOUNDS["drawn_error_mm"][1])
 
 
+def _without_offset(
+    case: BenchCase, settings: RefinementSettings
+) -> tuple[BenchCase, RefinementSettings]:
+    """The border is expected where it was drawn, however generously that was."""
+    return case, replace(settings, max_drawn_offset_mm=0.0)
+
+
+def _without_rim(
+    case: BenchCase, settings: RefinementSettings
+) -> tuple[BenchCase, RefinementSettings]:
+    """The target's look is learned from its core alone."""
+    return case, replace(settings, learns_rim=False)
+
+
 def _both(*variants: Variant) -> Variant:
     def variant(
         case: BenchCase, settings: RefinementSettings
@@ -134,5 +148,8 @@ VARIANTS: dict[str, Variant] = {
     "without contoured organs": _without_organs,
     "without contoured organs, finding": _both(_without_organs, _without_finding),
     "without the distance prior": _without_prior,
+    "without the offset of the drawn": _without_offset,
+    "without the look of a living rim": _without_rim,
+    "without offset and rim": _both(_without_offset, _without_rim),
 }
 """Each leaves one part out."""
