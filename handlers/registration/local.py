@@ -245,14 +245,18 @@ def _information(ball: _Ball) -> Volume:
     at = np.argwhere(ball.kept)
     at = at[:: max(1, int(np.ceil(len(at) / INFORMATION_POINTS)))]
     ct_bins = grey_bins(ball.fixed[tuple(at.T)])
-    mr_bins = grey_bins(ball.moving)
+    # nothing is shifted out of the lattice, so a shift is one distance along the flat voxels
+    mr_bins, is_seen = grey_bins(ball.moving).ravel(), ball.seen.ravel()
+    _, rows, columns = ball.moving.shape
+    along = np.array([rows * columns, columns, 1])
+    places = at @ along
     count = 2 * ball.reach + 1
     fit = np.full((count, count, count), np.nan, dtype=np.float32)
     for step in product(range(count), repeat=3):
-        there = tuple((at + np.array(step) - ball.reach).T)
-        seen = ball.seen[there]
+        there = places + int((np.array(step) - ball.reach) @ along)
+        seen = is_seen.take(there)
         if seen.mean() >= LEAST_SEEN:
-            fit[step] = normalized_information(ct_bins[seen], mr_bins[there][seen])
+            fit[step] = normalized_information(ct_bins[seen], mr_bins.take(there)[seen])
     return fit
 
 

@@ -31,7 +31,9 @@ class DeformableSettings:
         lattice_mm: Distance of the windows.
         lattice_radius_mm: Windows lie within this of the targets' centre.
         usual_mm: Displacement along one axis to be expected before the images are looked at.
-        smoothness_mm: Distance over which displacements resemble each other.
+        smoothness_mm: Distance over which displacements resemble each other. On nine hard phantoms
+            50 left 0.6 to 1.3 mm within 40 mm of the target, 35 left the same on one and 0.04 to
+            0.16 mm more on eight; on a warped sarcoma pair both did alike.
         evidence: Independent voxels that a window counts for.
         least_error_mm: Error along one axis that even a perfect window is believed to have.
         couplings_mm: How far, pass by pass, a window's choice may lie from the smooth field.
@@ -61,7 +63,7 @@ class DeformableSettings:
     lattice_mm: float = 12.5
     lattice_radius_mm: float = 50.0
     usual_mm: float = 3.0
-    smoothness_mm: float = 35.0
+    smoothness_mm: float = 50.0
     evidence: float = 40.0
     least_error_mm: float = 1.0
     couplings_mm: tuple[float, ...] = (6.0, 4.0, 3.0, 2.5, 2.0)
