@@ -27,7 +27,7 @@ from node.storage import ObjectStore
 from tests.nodes import free_port
 
 Transport = Literal["fast", "plain"]
-LONG_S = 20.0
+LONG_S = 60.0
 PATIENT = {
     "PatientID": "MARKED-4711",
     "PatientName": "MARKEDNAME^Anna",

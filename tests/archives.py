@@ -47,7 +47,7 @@ def _process(command: Sequence[str], peer: Peer, folder: Path) -> Iterator[Peer]
         yield peer
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 @contextmanager

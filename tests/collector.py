@@ -38,7 +38,7 @@ class SyslogCollector:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _serve(self) -> None:
         while not self._stopping:
@@ -47,7 +47,7 @@ class SyslogCollector:
             except OSError:
                 return
             with plain, suppress(OSError, ValueError):
-                plain.settimeout(20)
+                plain.settimeout(60)
                 with self.context.wrap_socket(plain, server_side=True) as line:
                     self.connections += 1
                     self._take(line, dict(enumerate(self.hang_ups, 1)).get(self.connections))

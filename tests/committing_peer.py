@@ -20,7 +20,7 @@ from pynetdicom.sop_class import (
 from node.association import CallingEntity
 from node.receiver import ALL_STORAGE_CLASSES
 
-LONG_S = 20.0
+LONG_S = 60.0
 
 
 @dataclass

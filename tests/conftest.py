@@ -1,5 +1,6 @@
 """What every test may ask for: outside programs and the public data sets."""
 
+import logging
 import os
 import shutil
 import sys
@@ -22,14 +23,27 @@ def _absent(what: str) -> None:
 
 
 LONGEST_FIRST = (
-    "test_web_browser",
-    "test_machines",
     "test_process",
-    "test_faults",
+    "test_faults_killed",
+    "test_web_browser",
+    "test_fetching_node",
     "test_registration",
-    "test_refinement",
+    "test_round_trip",
+    "test_received_registrations",
+    "test_machines",
+    "test_faults",
+    "test_delivering_node",
+    "test_commission",
+    "test_migrations",
+    "test_second_opinion_case",
+    "test_positions_in_orthanc",
     "test_lint_gate",
+    "test_backup",
+    "test_peer_faults_node",
+    "test_refinement",
     "test_encode_peers",
+    "test_power_cut",
+    "test_kill",
 )
 """How the names of the files begin that take longest: begun last, one of them would run alone."""
 
@@ -42,6 +56,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return min(ranks, default=len(LONGEST_FIRST))
 
     items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _log_level_as_it_was() -> Iterator[None]:
+    """Let no file of tests run under the log level that another has set: some read all records."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Builds what `tests.raw_sender` does not: association requests and commands that 
 
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -29,7 +30,7 @@ from tests.raw_sender import (
 )
 from tests.receiving_node import Node
 
-ENDING_S = 20.0
+ENDING_S = 60.0
 STORE_CONTEXT, ECHO_CONTEXT = 1, 3
 WHOLE_COMMAND = COMMAND_FRAGMENT | LAST_FRAGMENT
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
@@ -132,11 +133,12 @@ def abort_reason(pdus: Sequence[tuple[int, bytes]]) -> tuple[int, int] | None:
 
 
 class HostilePeer:
-    """A connection to a node, open while used as a context."""
+    """A connection to a node, open while used as a context; over TLS if it says how."""
 
-    def __init__(self, port: int) -> None:
-        self.line = socket.create_connection(("127.0.0.1", port), ENDING_S)
-        self.line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, port: int, secure: ssl.SSLContext | None = None) -> None:
+        line = socket.create_connection(("127.0.0.1", port), ENDING_S)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.line = line if secure is None else secure.wrap_socket(line)
 
     def __enter__(self) -> "HostilePeer":
         return self
@@ -152,13 +154,13 @@ class HostilePeer:
 
     def send(self, content: bytes) -> None:
         """Send; a node that has closed already does not matter."""
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, ssl.SSLError):
             self.line.sendall(content)
 
     def finish(self) -> None:
         """Send nothing more."""
         with suppress(OSError):
-            self.line.shutdown(socket.SHUT_WR)
+            socket.socket.shutdown(self.line, socket.SHUT_WR)  # TLS stays able to read
 
     def receive(self) -> tuple[int, bytes]:
         """Return type and content of the next PDU.
@@ -176,7 +178,7 @@ class HostilePeer:
             TimeoutError: It does not.
         """
         found = []
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, ssl.SSLError):
             while True:
                 found.append(self.receive())
         return found

@@ -107,7 +107,7 @@ def mail_server(**settings: Any) -> Iterator[Mailbox]:
         thread.start()
         yield mailbox
         server.shutdown()
-        thread.join(10)
+        thread.join(60)
 
 
 @dataclass
@@ -162,4 +162,4 @@ def webhook(context: ssl.SSLContext | None = None, **settings: Any) -> Iterator[
         thread.start()
         yield hook
         server.shutdown()
-        thread.join(10)
+        thread.join(60)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ min_free_mib = {min_free_mib}
 network_timeout_s = 20
 delivery_retry_s = 0.5
 delivery_retry_cap_s = 1.0
+echo_every_min = 0
 {node_keys}
 
 [web]
@@ -52,6 +53,10 @@ name = "liver"
 targets = ["GTVn*", "GTV*"]
 destinations = [{destinations}]
 """
+"""Nobody is called by the clock: tests count associations."""
+
+LONG_S = 480.0
+"""For what comes within seconds on an idle machine."""
 
 
 def free_port() -> int:
@@ -133,7 +138,7 @@ class NodeProcess:
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
         try:
-            wait_for(self._listens, timeout_s=120, what="the node to listen")
+            wait_for(self._listens, timeout_s=LONG_S, what="the node to listen")
         except AssertionError:
             self.kill()
             raise
@@ -161,7 +166,7 @@ class NodeProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
             try:
-                self._process.wait(timeout=30)
+                self._process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -173,6 +178,16 @@ class NodeProcess:
     def __exit__(self, *_exception: object) -> None:
         self.kill()
 
+    def computing_child(self) -> int | None:
+        """Return the process that computes for this node, if there is one now."""
+        assert self._process is not None
+        for tasks in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
+            with suppress(OSError):  # a thread or a child has ended meanwhile
+                for child in tasks.read_text().split():
+                    if b"node.compute" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        return int(child)
+        return None
+
     def peer(self) -> Peer:
         """Return this node as a peer to send to."""
         return Peer(
@@ -181,7 +196,7 @@ class NodeProcess:
 
     def send(self, paths: Iterable[Path]) -> None:
         """Send files over DICOM; every one must be answered with success."""
-        answers = send_instances(self.peer(), "SCANNER", list(paths), timeout_s=30)
+        answers = send_instances(self.peer(), "SCANNER", list(paths), timeout_s=120)
         wrong = [a for a in answers if a.outcome is not InstanceOutcome.SENT]
         assert not wrong, wrong
 
@@ -216,7 +231,7 @@ class NodeProcess:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)) as index:
             return [str(state) for (state,) in index.execute("SELECT state FROM cases")]
 
-    def wait_for_state(self, *states: str, timeout_s: float = 240) -> CaseRecord:
+    def wait_for_state(self, *states: str, timeout_s: float = LONG_S) -> CaseRecord:
         """Wait until the only case is in one of the states, and return it."""
 
         def reached() -> CaseRecord | None:
@@ -225,7 +240,7 @@ class NodeProcess:
         found: CaseRecord = wait_for(reached, timeout_s=timeout_s, what=" or ".join(states))
         return found
 
-    def wait_for_revision(self, revision: int, *, timeout_s: float = 240) -> CaseRecord:
+    def wait_for_revision(self, revision: int, *, timeout_s: float = LONG_S) -> CaseRecord:
         """Wait until this revision of the only case is delivered, and return it."""
 
         def reached() -> CaseRecord | None:
@@ -246,7 +261,7 @@ def run_hilum(*arguments: str) -> "subprocess.CompletedProcess[str]":
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=LONG_S,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )

@@ -22,6 +22,7 @@ from node.commitment.reports import ReportDesk
 from node.config import Config, NodeSection, Peer, Role, TlsSection
 from node.delivering import Delivering
 from node.index import Index
+from node.index.case_lists import CaseLists
 from node.index.cases import CaseBook, CaseRecord
 from node.index.commitments import CommitmentBook
 from node.index.deliveries import DeliveryBook, DeliveryKey
@@ -129,7 +130,7 @@ class OwedResults:
             node=NodeSection(
                 port=0,
                 data=self.root,
-                network_timeout_s=3.0,
+                network_timeout_s=60.0,
                 delivery_retry_s=5.0,
                 delivery_retry_cap_s=60.0,
                 commitment_timeout_h=COMMITMENT_H,
@@ -195,6 +196,11 @@ class OwedResults:
         record = CaseBook(self.index).case(case_id)
         assert record is not None
         return record
+
+    def listed_worst(self, case_id: str = "c1") -> str:
+        """Return what the list of cases says of a case's worst finding."""
+        (line,) = CaseLists(self.index).only(case_id)
+        return line.worst
 
     def delivery(self, peer: str, case_id: str = "c1") -> Mapping[str, object]:
         """Return one delivery."""

@@ -74,6 +74,6 @@ def postgres_server() -> Iterator[PostgresServer]:
             yield PostgresServer(port, folder)
         finally:
             server.send_signal(signal.SIGINT)  # SIGTERM would wait for every client
-            server.wait(timeout=30)
+            server.wait(timeout=60)
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -31,7 +31,7 @@ PEERS = (
     Peer(name="tps", ae_title="TPS", host="127.0.0.1", port=104, roles=(Role.RECEIVE,)),
     Peer(name="far", ae_title="FAR", host="192.0.2.1", roles=(Role.SEND,)),
 )
-LONG_S = 20.0
+LONG_S = 60.0
 
 
 @dataclass

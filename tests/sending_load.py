@@ -6,6 +6,7 @@ cut. It ends with the first error of the network, which `errors` keeps. Judges n
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 
 from tests.raw_sender import SUCCESS, NotAcceptedError, ObjectMaker, RawAssociation, SentObject
@@ -14,6 +15,7 @@ COLUMNS = (64, 128, 512)
 """Of the pictures: 8 kB, 33 kB, 0.5 MB."""
 LARGE_EVERY = 16
 OBJECTS_PER_ASSOCIATION = 40
+LONG_S = 240.0
 
 
 class SendingLoad:
@@ -60,6 +62,13 @@ class SendingLoad:
         for thread in self._threads:
             thread.start()
 
+    def wait_for_answers(self, count: int) -> None:
+        """Return when so many objects more have been answered, or a sender has ended."""
+        wanted, deadline_s = len(self.answered) + count, time.monotonic() + LONG_S
+        while len(self.answered) < wanted and not self.errors:
+            assert time.monotonic() < deadline_s, "the node does not answer"
+            time.sleep(0.01)
+
     def stop(self) -> None:
         """Let every sender finish its object and release; returns when all have ended."""
         self._stopping.set()
@@ -68,7 +77,7 @@ class SendingLoad:
     def join(self) -> None:
         """Return when every sender has ended, as they do when the node is gone."""
         for thread in self._threads:
-            thread.join(timeout=180)
+            thread.join(timeout=LONG_S)
             assert not thread.is_alive(), "a sender hangs"
 
     def _push(self, sender: int, port: int) -> None:

@@ -88,7 +88,7 @@ class ServeProcess(NodeProcess):
     def start(self) -> "ServeProcess":
         """Start the node and wait until it listens."""
         self.launch()
-        wait_for(self._listens, timeout_s=120, what="the node to listen")
+        wait_for(self._listens, timeout_s=480, what="the node to listen")
         return self
 
     @property

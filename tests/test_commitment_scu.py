@@ -442,12 +442,15 @@ def test_report_when_it_comes_after_the_time_out_still_counts(tmp_path: Path) ->
         node.clock.advance(hours=COMMITMENT_H, seconds=1)
         node.run_due()
         ((transaction_uid, uids),) = peer.asked
+        unconfirmed = node.listed_worst()
         peer.behavior = Behavior(failures={uids[0]: 0x0112})
         assert peer.report_on_new_association(transaction_uid, uids) == 0x0000
         case = node.case()
+        lost = node.listed_worst()
     assert case.state is CaseState.DELIVERED
     ((text, severity),) = ((f["text"], f["severity"]) for f in case.delivery_findings)
-    assert severity == "error"
+    assert severity == "failure"
+    assert (unconfirmed, lost) == ("warning", "failure"), "the list says so as well"
     assert text == "peer tps reports that it does not keep 1 object: failure reason 0x0112"
 
 

@@ -60,7 +60,7 @@ def test_node_when_killed_between_send_and_record_loses_and_doubles_nothing(
         node.start()
         wait_for(lambda: calls >= 3, timeout_s=60, what="the third object")
         with node:
-            case = node.wait_for_state("delivered", "undelivered", timeout_s=60)
+            case = node.wait_for_state("delivered", "undelivered")
         receipts = tps.receipts
     assert case.state == "delivered"
     assert set(receipts) == uids
@@ -84,7 +84,7 @@ def killed_when_asked(
 
         hook(peer, once(kill))
         node.start()
-        assert killed.wait(60)
+        assert killed.wait(240)
         peer.behavior = Behavior()
         peer.on_commitment_request = None
         with node:
@@ -103,7 +103,7 @@ def test_node_when_killed_before_the_request_asks_under_the_same_transaction(
         assert peer.asked == []
         with closing(sqlite3.connect(tmp_path / "node" / "data" / "index.sqlite")) as index:
             written = index.execute("SELECT transaction_uid, asked_at FROM commitments").fetchall()
-        assert node.wait_for_state("delivered", timeout_s=60).delivery_findings == ()
+        assert node.wait_for_state("delivered").delivery_findings == ()
     assert [uid for uid, _ in peer.asked] == [uid for uid, _ in written]
     assert set(peer.stored.values()) == {1}
 
@@ -121,7 +121,7 @@ def test_node_when_killed_before_the_answer_asks_again_under_the_same_transactio
         peer.behavior = Behavior(action_status=kill_first, reports="never")
 
     with killed_when_asked(tmp_path, hook) as (peer, node):
-        assert node.wait_for_state("delivered", timeout_s=60).state == "delivered"
+        assert node.wait_for_state("delivered").state == "delivered"
     assert len(peer.asked) == 2
     assert len({uid for uid, _ in peer.asked}) == 1
     assert len(peer.stored) == len(KINDS)
@@ -153,7 +153,7 @@ def test_node_when_killed_while_it_waits_takes_the_report_after_its_restart(
     node.start()
     ((transaction_uid, uids),) = peer.asked
     assert peer.report_on_new_association(transaction_uid, uids) == 0x0000
-    assert node.wait_for_state("delivered", timeout_s=60).state == "delivered"
+    assert node.wait_for_state("delivered").state == "delivered"
     assert len(peer.asked) == 1
 
 
@@ -171,17 +171,17 @@ def test_node_when_killed_between_report_and_record_has_not_answered_it(
             target=lambda: answers.append(peer.report_on_new_association(transaction_uid, uids))
         )
         thread.start()
-        wait_for(lambda: peer.reports_sent, timeout_s=20, what="the report to be sent")
+        wait_for(lambda: peer.reports_sent, timeout_s=60, what="the report to be sent")
         thread.join(1.0)
         assert thread.is_alive(), "no answer before the record"
         node.kill()
-        thread.join(20)
+        thread.join(60)
         lock.execute("ROLLBACK")
     assert answers == [None]
     node.start()
     assert node.case().state == "delivering"
     assert peer.report_on_new_association(transaction_uid, uids) == 0x0000
-    assert node.wait_for_state("delivered", timeout_s=60).state == "delivered"
+    assert node.wait_for_state("delivered").state == "delivered"
 
 
 def test_node_when_killed_between_record_and_deed_needs_no_second_report(
@@ -193,5 +193,5 @@ def test_node_when_killed_between_record_and_deed_needs_no_second_report(
     assert peer.report_on_new_association(transaction_uid, uids) == 0x0000
     node.kill()
     node.start()
-    assert node.wait_for_state("delivered", timeout_s=60).state == "delivered"
+    assert node.wait_for_state("delivered").state == "delivered"
     assert len(peer.asked) == 1

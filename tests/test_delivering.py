@@ -65,6 +65,7 @@ def test_warning_when_answered_is_success_with_a_finding(
         node.owe()
         node.run_due()
         case = node.case()
+        assert node.listed_worst() == "warning", "the list of cases says so as well"
     assert case.state is CaseState.DELIVERED
     texts = [f["text"] for f in case.delivery_findings]
     assert [f["severity"] for f in case.delivery_findings] == ["warning"] * 3
@@ -350,7 +351,9 @@ def test_objects_when_all_are_left_out_are_not_delivered(tmp_path: Path) -> None
         case = node.case()
         assert case.state is CaseState.UNDELIVERED
         assert "it takes none of the objects: peer tps accepts Parametric Map" in case.reason
+        assert node.listed_worst() == "info", "that they were left out"
         node.orders.reopen("c1", timedelta(hours=1), node.clock())
+        assert node.listed_worst() == "", "they are offered again"
         with StandInReceiver(tmp_path / "mended", "TPS", port) as mended:
             node.run_due()
             assert node.case().state is CaseState.DELIVERED
@@ -387,9 +390,9 @@ def test_attempt_when_the_node_stops_is_put_off_and_held_against_nobody(tmp_path
         with StandInReceiver(tmp_path / "silent", "TPS", port, status_for=never):
             thread = threading.Thread(target=node.run_due)
             thread.start()
-            assert came.wait(20)
+            assert came.wait(60)
             node.lines.close()
-            thread.join(20)
+            thread.join(60)
         assert node.delivery("tps")["reason"] == "the node stopped"
         assert node.standings.standing("tps").failures == 0
     with (

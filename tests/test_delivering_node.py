@@ -51,7 +51,6 @@ def study() -> PhantomStudy:
     return make_study(PhantomOptions(seed=7, size="tiny", contrasts=("T1",), with_dose=False))
 
 
-@pytest.mark.timeout(400)
 def test_two_destinations_when_they_want_different_objects_get_them(
     study: PhantomStudy, tmp_path: Path
 ) -> None:
@@ -247,7 +246,7 @@ def test_delivery_when_its_end_cannot_be_recorded_goes_on_after_a_restart(
         with node:
             wait_for(
                 lambda: "workflow.not_recorded" in node.log.read_text(),
-                timeout_s=60,
+                timeout_s=480,
                 what="the attempt",
             )
             node.stop()
@@ -274,7 +273,7 @@ def test_node_when_started_sends_and_commits_what_an_earlier_one_owed(tmp_path: 
     with node:
         wait_for(
             lambda: all("left alone since" in r.reason for r in node.cases()),
-            timeout_s=60,
+            timeout_s=480,
             what="the breaker",
         )
         node.kill()
@@ -283,7 +282,7 @@ def test_node_when_started_sends_and_commits_what_an_earlier_one_owed(tmp_path: 
         with StandInReceiver(tmp_path / "tps", "TPS", port) as tps:
             wait_for(
                 lambda: {r.state for r in node.cases()} == {"delivered"},
-                timeout_s=60,
+                timeout_s=480,
                 what="the deliveries",
             )
             assert len(tps.kept) == 3 * len(KINDS)

@@ -1,5 +1,6 @@
 """What processes left that never came back: it goes when nothing is owed, and nobody lives."""
 
+import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from node.index import Index
 from node.index.instances import InstanceBook
 from node.journal import Journal, journal_folder
 from node.process_name import free_name
+from node.receipt import Receipt
 
 GONE = "pod-7f9c.serve"
 
@@ -31,7 +33,8 @@ class Share:
         held.release()
         journal = Journal(journal_folder(root, GONE), segment_bytes=1 << 12)
         assert list(journal.open(0)) == []
-        journal.append(b"promised", lambda _sequence: None)
+        told = dict.fromkeys(Receipt.__slots__, "") | {"spare": f"spare/{GONE}/0/ab"}
+        journal.append(json.dumps(told).encode(), lambda _sequence: None)
         journal.close()
         self.places = [root / name for name in (f"spare/{GONE}", f"work/{GONE}")]
         for place in self.places:
@@ -76,6 +79,16 @@ def test_what_a_process_promised_and_nobody_filed_stays(
     assert share.departed().remove() == []
     assert share.left() == share.places
     assert [record.message for record in caplog.records] == ["process.owes"]
+
+
+def test_object_that_a_power_cut_left_among_the_spare_files_stays(share: Share) -> None:
+    """The index has it, its rename was lost: there is no other file of it."""
+    share.filed()
+    lot = share.places[0] / "0"
+    lot.mkdir()
+    (lot / "ab").write_bytes(b"x")
+    assert share.departed().remove() == []
+    assert share.left() == share.places
 
 
 def test_what_a_living_process_has_stays_however_long_it_did_nothing(share: Share) -> None:

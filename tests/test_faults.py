@@ -1,10 +1,9 @@
-"""Faults are features: killed at any moment, peers away, disks full, strangers at the door.
+"""Faults are features: peers away, disks full, strangers at the door.
 
 A case costs more to compute than to deliver: one is owed to four peers of which each has a fault of
 its own, and one comes in three parts.
 """
 
-import random
 import shutil
 import subprocess
 import time
@@ -21,6 +20,7 @@ from node.index.cases import CaseRecord
 from node.phantom import PhantomOptions, PhantomStudy, make_study
 from node.receiver import Fault, Rejection, StandInReceiver
 from tests.nodes import (
+    LONG_S,
     RESULTS_WITHOUT_MR,
     NodeProcess,
     free_port,
@@ -29,22 +29,11 @@ from tests.nodes import (
     write_datasets,
 )
 
-KILLS = 10
 MARKED = {
     "PatientName": "Zyxwvut^Marked",
     "PatientID": "QQ-MARKED-77",
     "PatientBirthDate": "19470817",
 }
-
-
-@pytest.fixture(scope="module")
-def study() -> PhantomStudy:
-    return make_study(PhantomOptions(seed=7, size="tiny", contrasts=("T1",), with_dose=False))
-
-
-@pytest.fixture(scope="module")
-def files(study: PhantomStudy, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_datasets(study.instances(), tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
@@ -57,77 +46,6 @@ def blank() -> PhantomStudy:
 @pytest.fixture(scope="module")
 def blank_files(blank: PhantomStudy, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_datasets(blank.instances(), tmp_path_factory.mktemp("blank"))
-
-
-@pytest.mark.timeout(600)
-def test_node_when_killed_at_random_moments_delivers_the_same_result_set(
-    study: PhantomStudy,
-    files: list[Path],
-    tmp_path: Path,
-    peer_program: Callable[[str], str],
-) -> None:
-    """Issue 2: SIGKILL at ten random moments of one case's life; the same result, each object once.
-
-    The moments are spread over the whole life, from the first received object to the last delivered
-    one: an undisturbed life is measured first.
-    """
-    storescu = peer_program("storescu")
-    with StandInReceiver(tmp_path / "undisturbed-tps", "TPS") as quiet_tps:
-        started = time.monotonic()
-        with NodeProcess(tmp_path / "undisturbed", {"tps": quiet_tps.port}) as node:
-            began = time.monotonic()
-            node.send(files)
-            node.wait_for_state("delivered")
-            life_s = time.monotonic() - began
-        expected = {uid: versions[0] for uid, versions in quiet_tps.receipts.items()}
-    # for the MR its registration, its images and a blending
-    assert len(expected) == RESULTS_WITHOUT_MR + 1 + len(study.ct) + 1
-    assert began > started
-
-    moments = random.Random(20260301)
-    with StandInReceiver(tmp_path / "tps", "TPS") as tps:
-        node = NodeProcess(tmp_path / "node", {"tps": tps.port})
-        for kill in range(KILLS):
-            node.start()
-            if kill == 0:
-                sender = start_sending(storescu, node, files)
-                time.sleep(moments.uniform(0.0, 1.0))
-                node.kill()
-                sender.wait()
-                continue
-            if kill == 1:
-                resend(node, files)
-            time.sleep(moments.uniform(0.0, 0.6 * life_s))
-            node.kill()
-        with node:
-            case = node.wait_for_state("delivered", "failed", "rejected", "undelivered")
-            assert case.state == "delivered", case
-            assert case.revision == 1
-            stored = list((node.folder / "data" / "objects").rglob("*.dcm"))
-            spare = (node.folder / "data" / "spare").rglob("*")
-            leftovers = [p for p in spare if p.is_file() and p.stat().st_size]
-        receipts = tps.receipts
-    assert len(stored) == len(files), "no instance lost, none twice"
-    assert leftovers == []
-    assert set(receipts) == set(expected), "the same UIDs, none more"
-    for uid, versions in receipts.items():
-        assert len(set(versions)) == 1, f"{uid} was delivered with two contents"
-
-
-def start_sending(storescu: str, node: NodeProcess, files: list[Path]) -> "subprocess.Popen[bytes]":
-    """Send in the background with DCMTK, as a scanner that is cut off in the middle."""
-    arguments = ["-aec", "HILUM", "-aet", "SCANNER", "127.0.0.1", str(node.port)]
-    folder = str(files[0].parent)
-    return subprocess.Popen(
-        [storescu, "--scan-directories", *arguments, folder],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def resend(node: NodeProcess, files: list[Path]) -> None:
-    """Send everything again, as a scanner does after a failed transfer."""
-    node.send(files)
 
 
 @dataclass(frozen=True)
@@ -201,10 +119,9 @@ def four(blank_files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> F
 
         with node:
             node.send(blank_files)
-            wait_for(settled, timeout_s=240, what="all but one to be settled")
+            wait_for(settled, timeout_s=LONG_S, what="all but one to be settled")
             time.sleep(3)  # longer than the longest pause between attempts
-            first = settled()
-            assert first is not None
+            first = wait_for(settled, timeout_s=LONG_S, what="the same")
             asked, taken = len(strict.associations), len(picky.kept)
             node.stop()  # in order, as an operator does, while a delivery waits
             node.start()
@@ -270,14 +187,14 @@ def test_result_when_lost_before_delivery_is_computed_anew_by_retry(
 
 
 def test_stranger_when_it_calls_is_rejected(
-    files: list[Path], tmp_path: Path, peer_program: Callable[[str], str]
+    blank_files: list[Path], tmp_path: Path, peer_program: Callable[[str], str]
 ) -> None:
     """Issue 2: unknown calling AE; DESIGN 7: an unknown peer can do nothing."""
     storescu = peer_program("storescu")
     with NodeProcess(tmp_path / "node", {}) as node:
         address = ["-aec", "HILUM", "-aet", "STRANGER", "127.0.0.1", str(node.port)]
         answer = subprocess.run(
-            [storescu, *address, str(files[0])], capture_output=True, text=True, check=False
+            [storescu, *address, str(blank_files[0])], capture_output=True, text=True, check=False
         )
         assert answer.returncode != 0
         assert "Calling AE Title Not Recognized" in answer.stderr + answer.stdout
@@ -285,14 +202,17 @@ def test_stranger_when_it_calls_is_rejected(
 
 
 def test_disk_when_full_sends_the_sender_away_for_now(
-    files: list[Path], tmp_path: Path, peer_program: Callable[[str], str]
+    blank_files: list[Path], tmp_path: Path, peer_program: Callable[[str], str]
 ) -> None:
     """Disk below its floor; the sender may come again later, and nothing is half stored."""
     storescu = peer_program("storescu")
     with NodeProcess(tmp_path / "node", {}, min_free_mib=9e6) as node:
         address = ["-aec", "HILUM", "-aet", "SCANNER", "127.0.0.1", str(node.port)]
         answer = subprocess.run(
-            [storescu, "-v", *address, str(files[0])], capture_output=True, text=True, check=False
+            [storescu, "-v", *address, str(blank_files[0])],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert "Temporary Congestion" in answer.stdout + answer.stderr
         assert not list((node.folder / "data").rglob("*.dcm"))
@@ -336,7 +256,7 @@ def in_parts(blank: PhantomStudy, tmp_path_factory: pytest.TempPathFactory) -> I
     ):
         node.send([p for p in paths if p not in missing])
         node.wait_for_state("waiting")
-        wait_for(lambda: "3 of" in node.case().reason, timeout_s=20, what="the slices named")
+        wait_for(lambda: "3 of" in node.case().reason, timeout_s=60, what="the slices named")
         waiting = node.case()
         node.send(missing)
         assert node.wait_for_state("delivered").revision == 1

@@ -104,7 +104,7 @@ class SlowArchive:
             if not self.may_send:
                 return
             wanted = [path for uid, path in self.path_of.items() if uid.encode() in raw]
-            answers = send_instances(self.node.peer(), "ODD", wanted, timeout_s=30)
+            answers = send_instances(self.node.peer(), "ODD", wanted, timeout_s=120)
             respond(assoc, request, context_id, 0, None, Completed=len(answers))
             return
         level = "IMAGE" if b"IMAGE" in raw[:40] else "SERIES"
@@ -132,10 +132,10 @@ def test_fetch_when_the_node_is_killed_in_the_middle_is_finished_once(
         let_fetch(node, peer)
         with node:
             node.send(sent_first(files, study))
-            wait_for(lambda: archive.moves, timeout_s=60, what="the retrieval to begin")
+            wait_for(lambda: archive.moves, timeout_s=480, what="the retrieval to begin")
             case = wait_for(
                 lambda: next((c for c in node.cases() if "being fetched" in c.reason), None),
-                timeout_s=20,
+                timeout_s=480,
                 what="the case to say so",
             )
             told = node.hilum("cases", "show", case.case_id).stdout

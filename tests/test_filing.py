@@ -241,6 +241,24 @@ def test_file_server_that_is_away_makes_no_object_lost(
     assert not [r for r in caplog.records if r.message == "instance.lost"]
 
 
+def test_process_short_of_descriptors_makes_no_object_lost(
+    processes: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many peers at a time take them all: that a file cannot be opened says nothing of it."""
+    receipts = recovered(processes).promise(ct(1), ct(2))
+
+    def short(*_args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "content", short)
+        with pytest.raises(StorageFullError, match="cannot be read") as raised:
+            recovered(processes)
+    assert "limit of open files" in raised.value.hint
+    check_filed(recovered(processes), receipts)
+    assert not [r for r in caplog.records if r.message == "instance.lost"]
+
+
 def test_folder_that_is_not_mounted_makes_no_object_lost(
     processes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,8 @@ def report_texts(ds: Dataset) -> list[str]:
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
     """Compute a case whose structure set was replaced and whose MR was compressed with loss."""
     root = tmp_path_factory.mktemp("objects")
-    study = make_study(PhantomOptions(seed=5, size="tiny"))
+    options = PhantomOptions(seed=5, size="tiny", contrasts=("T1", "ADC"), with_dose=False)
+    study = make_study(options)
     write_datasets(study.ct, root / "ct")
     write_datasets([study.structure_set], root / "structures")
     for contrast, series in study.mr.items():

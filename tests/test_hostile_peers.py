@@ -9,6 +9,7 @@ import logging
 import random
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ from node.pdu_stream import ProtocolError
 from tests.hostile_peer import (
     ECHO,
     ECHO_CONTEXT,
-    ENDING_S,
     STORE,
     STORE_CONTEXT,
     WHOLE_COMMAND,
@@ -59,7 +59,7 @@ from tests.receiving_node import Node, ct, encoded, running
 UNRECOGNISED, UNEXPECTED, INVALID = (2, 1), (2, 2), (2, 6)
 CT, EXPLICIT = uid.CTImageStorage, uid.ExplicitVRLittleEndian
 DATA = encoded(ct())
-SHORT_S = 0.5
+SHORT_S = 2.0
 BEFORE_REQUEST = (0, 0)
 """Source and reason of the A-ABORT that answers what is no association request."""
 
@@ -382,22 +382,27 @@ def test_ending_within_a_data_set_leaves_nothing(
             peer.send(begun + end)
             assert [kind for kind, _ in peer.ending()] == kinds
     check_unharmed(node)
-    assert caplog.records == []  # nothing went wrong here
+    # nothing went wrong here
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 def test_silent_peers_are_ended_in_time(tmp_path: Path) -> None:
     """Issue 4, points 5 and 10: every wait has an end, wherever a peer stops."""
     section = NodeSection(port=0, negotiation_timeout_s=SHORT_S, network_timeout_s=SHORT_S)
     with running(tmp_path, section=section) as node:
-        for before in (b"", b"\1", request()[:6], request()[:50]):
-            with HostilePeer(node.port) as peer:
+        with ExitStack() as open_lines:
+            befores = (b"", b"\1", request()[:6], request()[:50])
+            withins = (b"", b"\4\0", BEGUN, BEGUN + b"\4", BEGUN + data(pdv(1, 2, DATA))[:-9])
+            early = [open_lines.enter_context(HostilePeer(node.port)) for _ in befores]
+            for peer, before in zip(early, befores, strict=True):
                 peer.send(before)
-                assert abort_reason(peer.ending()) in ((0, 0), None)
-        for within in (b"", b"\4\0", BEGUN, BEGUN + b"\4", BEGUN + data(pdv(1, 2, DATA))[:-9]):
-            with HostilePeer(node.port) as peer:
-                peer.associate()
-                peer.send(within)
-                assert abort_reason(peer.ending()) == (0, 0)
+            late = []
+            for within in withins:
+                late.append(open_lines.enter_context(HostilePeer(node.port)))
+                late[-1].associate()
+                late[-1].send(within)
+            assert all(abort_reason(peer.ending()) in ((0, 0), None) for peer in early)
+            assert all(abort_reason(peer.ending()) == (0, 0) for peer in late)
         check_unharmed(node)
 
 
@@ -406,14 +411,16 @@ def test_trickling_request_is_ended_in_time(tmp_path: Path) -> None:
     section = NodeSection(port=0, negotiation_timeout_s=SHORT_S)
     with running(tmp_path, section=section) as node, HostilePeer(node.port) as peer:
         peer.line.settimeout(SHORT_S / 5)
-        asked, answer = iter(request()), b""
-        for _ in range(int(ENDING_S / SHORT_S * 5)):
-            peer.send(bytes([next(asked)]))
+        answer: bytes | None = None
+        for byte in request()[:-1]:
+            peer.send(bytes([byte]))
             try:
                 answer = peer.line.recv(100)
-                break
             except TimeoutError:
                 continue
+            except ConnectionResetError:  # an end as good as any
+                answer = b""
+            break
         assert answer in (b"", pdu(ABORT))
 
 

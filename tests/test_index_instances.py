@@ -133,14 +133,14 @@ def test_one_newest_version_when_many_threads_add(index: Index, book: InstanceBo
     results: list[Added] = []
 
     def send(content: str) -> None:
-        start.wait(timeout=10)
+        start.wait(timeout=60)
         results.append(add(book, one, content))
 
     threads = [threading.Thread(target=send, args=(c,)) for c in "abcdef"]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
     assert sorted((r.is_new, r.replaces_other_content) for r in results) == [
         (True, False),
         *[(True, True)] * 5,

@@ -223,7 +223,7 @@ def test_answers_when_they_never_end_are_cut_and_canceled() -> None:
             if assoc.dimse.cancel_req or not assoc.is_established:
                 break
         # all may be on its way before the request to stop is read
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 60
         while not assoc.dimse.cancel_req and time.monotonic() < deadline_s:
             time.sleep(0.02)
         canceled.extend(assoc.dimse.cancel_req)
@@ -253,11 +253,11 @@ def test_peer_when_it_stops_in_the_middle_ends_in_an_error(ending: str) -> None:
 
     start_s = time.monotonic()
     with odd_archive(serve) as peer, pytest.raises(QueryError) as caught:
-        ask(peer, series_of, timeout_s=2.0)
-    assert time.monotonic() - start_s < 15
+        ask(peer, series_of, timeout_s=6.0)
+    assert time.monotonic() - start_s < 60
     assert caught.value.is_retryable
     words = {
-        "silence": "did not answer within 2 s",
+        "silence": "did not answer within 6 s",
         "abort": "broke off the association",
         "other message": "no answer to the question",
     }

@@ -175,8 +175,8 @@ def test_peer_when_it_falls_silent_is_waited_for_no_longer_than_told(service: st
     """Without an answer, an object or any progress a retrieval ends."""
     start_s = time.monotonic()
     with odd_archive(Silent()) as peer, pytest.raises(QueryError, match="did not answer within"):
-        retrieve(service, peer, timeout_s=2.0)
-    assert time.monotonic() - start_s < 15
+        retrieve(service, peer, timeout_s=6.0)
+    assert time.monotonic() - start_s < 60
 
 
 @pytest.mark.parametrize("service", ["move", "get"])
@@ -197,12 +197,12 @@ def test_move_when_the_peer_says_nothing_but_objects_arrive_goes_on() -> None:
     started = time.monotonic()
 
     def serve(assoc: Association, request: Any, context_id: int) -> None:
-        while time.monotonic() - started < 5:
+        while time.monotonic() - started < 7:
             time.sleep(0.1)
         respond(assoc, request, context_id, 0, None, Completed=5)
 
     with odd_archive(serve) as peer:
-        found = move(line_to(peer, timeout_s=2.0), WHOLE, moved=time.monotonic)
+        found = move(line_to(peer, timeout_s=3.0), WHOLE, moved=time.monotonic)
     assert found.completed == 5
 
 
@@ -226,7 +226,7 @@ def test_retrieval_when_it_never_ends_is_broken_off(what: str) -> None:
         line = Line(peer, OURS, 20.0, longest_s=2.0)
         with pytest.raises(QueryError, match="does not come to an end"):
             get(line, WHOLE, store=lambda _received: (0, ""))
-    assert time.monotonic() - start_s < 15
+    assert time.monotonic() - start_s < 60
 
 
 def test_retrieval_when_the_node_stops_is_not_waited_for() -> None:

@@ -614,6 +614,6 @@ def test_release_in_the_middle_of_a_query_ends_it(tmp_path: Path) -> None:
             assert content is not None
             raw_find(assoc, content)
             assoc.abort()
-        wait_for(lambda: not node.scp._sessions, timeout_s=10, what="the association to end")
+        wait_for(lambda: not node.scp._sessions, timeout_s=60, what="the association to end")
         with asking(node, STUDY_ROOT_FIND) as assoc:
             assert len(find(assoc, STUDY_ROOT_FIND, "STUDY", StudyInstanceUID="")[1]) == 1

@@ -212,7 +212,7 @@ def test_orthanc_queries_and_retrieves(
         assert [a["StudyInstanceUID"] for a in answers] == [STUDY]
         rest.post(f"/queries/{query}/retrieve", {"TargetAet": "ORTHANC", "Synchronous": True})
         wait_for(
-            lambda: len(rest.get("/instances")) == 3, timeout_s=20, what="the objects in Orthanc"
+            lambda: len(rest.get("/instances")) == 3, timeout_s=60, what="the objects in Orthanc"
         )
         (study,) = rest.get("/studies?expand")
         assert study["MainDicomTags"]["StudyInstanceUID"] == STUDY
@@ -250,14 +250,14 @@ def test_orthanc_asks_for_commitment(
             found = rest.get(f"/storage-commitment/{transaction}")
             return found if found["Status"] != "Pending" else None
 
-        report = wait_for(state, timeout_s=30, what="Orthanc to have the report")
+        report = wait_for(state, timeout_s=60, what="Orthanc to have the report")
         assert report["Status"] == "Success"
         assert [one["SOPInstanceUID"] for one in report["Success"]] == [sent.SOPInstanceUID]
         wrong = {"DicomInstances": [[sent.SOPClassUID, "1.2.3.4"]]}
         asked_for = rest.post("/modalities/HILUM/storage-commitment", wrong)
         transaction = asked_for["ID"]
-        report = wait_for(state, timeout_s=30, what="Orthanc to have the second report")
+        report = wait_for(state, timeout_s=60, what="Orthanc to have the second report")
         assert report["Status"] == "Failure"
         assert [one["SOPInstanceUID"] for one in report["Failures"]] == ["1.2.3.4"]
         owed = PromiseBook(node.index)
-        wait_for(lambda: not owed.owed_to("orthanc"), timeout_s=10, what="the promises to be kept")
+        wait_for(lambda: not owed.owed_to("orthanc"), timeout_s=60, what="the promises to be kept")

@@ -7,10 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from handlers.refinement.appearance import fit_look
 from handlers.refinement.fitness import block_mm
 from handlers.refinement.prior import drawn_log_odds, drawn_offset_mm
-from handlers.refinement.region import Region, make_region
+from handlers.refinement.region import Region, make_region, stays
+from handlers.refinement.rim import rim_look
 from handlers.refinement.settle import settled_level
+from handlers.values import Mask
 from tests.refinement_scene import (
     SETTINGS,
     SHAPE,
@@ -134,6 +137,25 @@ def test_strange_neighbour_on_one_side_is_no_rim() -> None:
     assert not any(RIM_TOLD in reason for reason in answer.reasons)
 
 
+@pytest.mark.parametrize("classes", [2, 12])
+def test_blend_of_core_and_surroundings_is_no_rim_however_many_classes_there_are(
+    classes: int,
+) -> None:
+    """Where none of many classes stands out, far from all of them, a blend with any is a blend."""
+    region = region_of(scene_of())
+    settings = replace(SETTINGS, presence_mm=1.0)
+    core, tissue = fit_look(np.zeros((9, 1)), settings), fit_look(np.full((9, 1), 10.0), settings)
+    samples = np.where(region.core, 0.0, np.where(region.drawn, 5.0, 10.0))[..., None]
+    far = region.shell & (region.distance_mm > 8.0)
+    background = {f"organ {number}": (tissue, far) for number in range(classes)}
+    everywhere = np.ones(region.drawn.shape, dtype=bool)
+    weights = np.ones(samples.shape)
+    found = rim_look(samples, weights, (core,), background, region, everywhere, settings)
+    assert found is None
+    own = np.where(region.drawn[..., None] & (samples > 0), -9.0, samples)
+    assert rim_look(own, weights, (core,), background, region, everywhere, settings) is not None
+
+
 def blocks_of(values: npt.NDArray[np.float32], edges: Sequence[int]) -> npt.NDArray[np.float32]:
     """Return an image averaged over blocks of so many voxels, at its own size."""
     for axis, edge in enumerate(edges):
@@ -186,3 +208,21 @@ def test_small_change_stands_only_where_the_ct_is_blind() -> None:
     assert np.array_equal(seen, region.drawn & region.allowed)
     assert np.count_nonzero(half & blind & ~region.drawn) > 100
     assert not (half & ~region.drawn)[rows > np.median(np.nonzero(region.drawn)[1]) + 3].any()
+
+
+def test_tissue_too_deep_to_go_stays_where_smoothing_would_take_it() -> None:
+    """A pillar of one voxel's width between vessels is deep, though no core: a hard limit holds."""
+    scene, settings = scene_of(), replace(SETTINGS, max_inward_mm=2.0)
+    across, along = SHAPE[1] // 2, np.indices(SHAPE)[0]
+    vessel = along > SHAPE[0] // 2
+    vessel[:, across, across] = False
+    organs = {"A_Hepatic": Mask(scene.drawn.geometry, vessel)}
+    region = make_region(scene.drawn, organs, settings)
+    deep = scene.drawn.inside & (along > SHAPE[0] // 2 + 2) & ~vessel
+    pillar = deep[region.block] & (region.distance_mm < -settings.max_inward_mm)
+    assert pillar.any()
+    assert not (pillar & region.core).any()
+    nothing = np.zeros(region.drawn.shape, dtype=bool)
+    likely = stays(region, settings).astype(np.float64)
+    level = settled_level(likely, nothing, nothing, region, 0.5, settings)
+    assert (level[pillar] > 0).all()

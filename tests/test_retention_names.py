@@ -20,7 +20,7 @@ from node.index.cases import CaseBook, CaseRecord
 from node.index.deliveries import DeliveryBook
 from node.index.instances import Arrival, InstanceBook, patient_key_of
 from node.index.removals import RemovalBook
-from node.index.runs import RunBook
+from node.index.runs import RevisionKey, RunBook
 from node.index.states import CaseState, DeliveryState
 from node.index.tables import METADATA
 from node.retention import Retention
@@ -273,6 +273,33 @@ def test_names_stay_while_anything_of_the_patient_is_here_or_at_work(ward: Ward)
     ward.rest(days=CASES_DAYS + 1)
     assert ward.retention.survey().cases_due == 0
     assert "cases" in ward.tables_with(f"grown-{LATER}")
+
+
+def test_revision_that_left_no_results_keeps_no_names(ward: Ward) -> None:
+    """Unfit at first, delivered when it was retried: of the first there is nothing to remove."""
+    ward.retention = Retention(
+        ward.config.model_copy(
+            update={"retention": RULES.model_copy(update={"keep_unfinished_days": None})}
+        ),
+        ward.index,
+        ward.clock,
+        DiskCalls(room=lambda _path: DiskRoom(1 << 40, 1 << 41)),
+    )
+    reject = RunBook.reject
+
+    def unfit(book: RunBook, key: RevisionKey, *_results: object) -> bool:
+        return reject(book, key, ["unfit"], ward.clock())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunBook, "adopt", unfit)
+        ward.receive(ward.patient(PATIENT))
+    assert ward.case().state is CaseState.REJECTED
+    CaseBook(ward.index).ask_again(ward.case().case_id, ward.clock())
+    ward.receive([])
+    assert (ward.case().state, ward.case().revision) == (CaseState.DELIVERED, 2)
+    ward.rest(days=NAMES_DAYS + 1)
+    ward.rest(days=1)
+    assert ward.tables_with(MARKS[0]) == set()
 
 
 def test_patient_forgotten_meanwhile_needed_is_left(ward: Ward) -> None:

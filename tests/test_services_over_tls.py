@@ -31,7 +31,7 @@ from tests.test_query_find import OURS, SERIES, STUDY, slices
 
 pytestmark = pytest.mark.peers
 
-LONG_S = 20.0
+LONG_S = 60.0
 
 
 @pytest.fixture(scope="module")

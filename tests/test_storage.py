@@ -275,3 +275,17 @@ def test_many_threads_at_once(tmp_path: Path) -> None:
     assert len({path for path, _ in found}) == 400
     assert all(store.read_path(path).read_bytes() == content for path, content in found)
     store.close()
+
+
+def test_file_is_read_whole_where_the_system_gives_less_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems do: what was promised must not count as damaged."""
+    (tmp_path / "a").write_bytes(b"data set")
+    descriptor = os.open(tmp_path / "a", os.O_RDONLY)
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: read(file, min(size, 3)))
+    assert read_at_once(descriptor, 8) == b"data set"
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        read_at_once(descriptor, 1)
+    os.close(descriptor)

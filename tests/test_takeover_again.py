@@ -1,5 +1,6 @@
-"""What a silent process left open is closed even if filing for it took long."""
+"""What a silent process left is taken up in the end, whatever came between."""
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from node.index import Index
 from node.index.instances import InstanceBook
 from node.journal import Journal, journal_folder
 from node.membership import Membership
+from node.receipt import Receipt
 from node.storage import ObjectStore
 from node.takeover import Takeover
 from node.workflow import Workflow
@@ -55,4 +57,33 @@ def test_associations_are_closed_by_a_later_look_if_one_is_in_doubt(tmp_path: Pa
     assert not book.open_associations(OTHER)
     journal.close()
     store.close()
+    index.close()
+
+
+def test_object_that_was_filed_before_the_power_cut_took_its_rename_is_found_again(
+    tmp_path: Path,
+) -> None:
+    """Its owner would mend that at its start, and does not come back."""
+    index = Index(f"sqlite:///{tmp_path / 'index.sqlite'}")
+    index.create()
+    book, store = InstanceBook(index), ObjectStore(tmp_path, 0, owner="b.serve")
+    others = ObjectStore(tmp_path, 0, owner=OTHER)
+    journal = Journal(journal_folder(tmp_path, OTHER), store.disk)
+    list(journal.open(0))
+    file = others.receive("1.2.3")
+    file.write([b"data set"])
+    file.keep()
+    told = dict.fromkeys(Receipt.__slots__, "") | {"spare": file.spare, "path": file.path}
+    journal.append(json.dumps(told).encode(), lambda _sequence: None)
+    book.add_instances([], (OTHER, 1))
+    (tmp_path / file.path).rename(tmp_path / file.spare)  # as the power cut left it
+
+    members = cast("Membership", Members({OTHER: 7}))
+    work = cast("Workflow", SimpleNamespace(workers=set))
+    Takeover(members, work, book, store, lambda: NOW).look()
+    assert (tmp_path / file.path).read_bytes() == b"data set"
+    assert not (tmp_path / file.spare).exists()
+    journal.close()
+    for each in (store, others):
+        each.close()
     index.close()

@@ -21,7 +21,7 @@ from node.config import Peer
 from node.confined import run_confined
 from node.index.access import AccessBook
 from node.log import configure_logging
-from node.web.pages.rendering import stamp_of
+from node.web.assets import stamp_of
 from tests.web_clients import HERE, SECRET_OF, Browser, Scene, scene
 
 NODE = Path(__file__).resolve().parent.parent / "node"
@@ -143,6 +143,8 @@ def test_static_file_when_its_content_is_named_is_kept_by_browsers(
     form = page.browser().get("/login").text
     (address,) = re.findall(r'href="(/static/hilum\.css\?v=\w+)"', form)
     assert "immutable" in page.browser().get(address).headers["cache-control"]
+    newer = page.browser().get(f"{address[:-12]}{'0' * 12}")
+    assert newer.headers["cache-control"] == "no-cache", "another version's page asks for it"
     (tmp_path / "a.css").write_text("a", encoding="utf-8")
     before = stamp_of(tmp_path)
     (tmp_path / "a.css").write_text("b", encoding="utf-8")

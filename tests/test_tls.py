@@ -26,7 +26,7 @@ from tests.authority import CURVE, Authority, Certified
 pytestmark = pytest.mark.peers
 
 GREETING = b"let in"
-LONG_S = 20.0
+LONG_S = 60.0
 HANDSHAKE_S = 5.0
 
 RSA = ("rsa:2048",)

@@ -126,6 +126,27 @@ def test_what_is_remembered_is_bounded_and_forgotten(tmp_path: Path) -> None:
     index.close()
 
 
+def test_attempts_noted_while_a_clock_was_wrong_lock_nobody_out(guesser: Guesser) -> None:
+    """A machine that began in another year, until its clock was set."""
+    guesser.now += timedelta(days=400)
+    guesser.tries("ann", "10.0.0.1", MOST_BY_ADDRESS)
+    for n in range(MOST_BY_USER):
+        guesser.tries("ann", f"10.0.1.{n}")
+    guesser.now = NOON
+    assert guesser.tries("ann", "10.0.0.1", 2 * MOST_BY_ADDRESS) == MOST_BY_ADDRESS
+    with guesser.index.read() as connection:
+        latest = connection.scalar(sa.select(sa.func.max(LOGIN_ATTEMPTS.c.at)))
+    assert latest == NOON
+
+
+def test_attempts_count_whose_machine_is_a_little_ahead(guesser: Guesser) -> None:
+    """The machines count together: their clocks differ by seconds."""
+    guesser.now += timedelta(seconds=20)
+    guesser.tries("ann", "10.0.0.1", MOST_BY_ADDRESS)
+    guesser.now = NOON
+    assert guesser.tries("ann", "10.0.0.1") == 0
+
+
 def test_who_is_over_the_limit_writes_nothing(guesser: Guesser) -> None:
     """A stranger's flood must not hold up those who write the index: receiving does."""
     guesser.tries("ann", "10.0.0.1", MOST_BY_ADDRESS)

@@ -325,6 +325,26 @@ def test_wheel_and_slider_when_moved_scroll(visit: Visit) -> None:
     wait_for_index(browser, "axial", before)
 
 
+def test_problem_of_a_plane_when_another_is_shown_is_gone(visit: Visit) -> None:
+    """What the node did not answer is told on that plane alone; it is asked for again."""
+    browser = visit.browser
+    browser.until(all_shown(), what="the pictures")
+    start = shown_index(browser, "axial")
+    browser.run(f"""{VIEW} window.asked = window.fetch;
+        window.fetch = () => Promise.reject(new Error("the node is away"));
+        view.slices.ahead([]); view.slices.held.delete("ct/axial/0"); view.slices.asked.clear();
+        view.goTo(view.viewOf("axial"), 0);""")
+    problem = "view.viewOf('axial').problem"
+    browser.until(f"{VIEW} return {problem} === 'the node is away'")
+    browser.run(f"{VIEW} view.goTo(view.viewOf('axial'), {start});")
+    browser.until(f"{VIEW} return view.viewOf('axial').shown === {start}")
+    assert browser.run(f"{VIEW} return {problem}") == ""
+    browser.run(f"{VIEW} window.fetch = window.asked; view.goTo(view.viewOf('axial'), 0);")
+    browser.until(f"{VIEW} return view.viewOf('axial').shown === 0 && {problem} === ''")
+    browser.keys("t")
+    wait_for_index(browser, "axial", start)
+
+
 def test_cross_hair_when_set_moves_the_other_planes(visit: Visit) -> None:
     """Issue 8: the planes are linked: what is clicked on in one is shown in the others."""
     browser = visit.browser
