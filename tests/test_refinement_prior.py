@@ -224,5 +224,5 @@ def test_tissue_too_deep_to_go_stays_where_smoothing_would_take_it() -> None:
     assert not (pillar & region.core).any()
     nothing = np.zeros(region.drawn.shape, dtype=bool)
     likely = stays(region, settings).astype(np.float64)
-    level = settled_level(likely, nothing, nothing, region, 0.5, settings)
+    level = settled_level(likely, nothing, nothing, region, 1.0, settings)
     assert (level[pillar] > 0).all()

@@ -560,6 +560,10 @@ def test_dose_when_chosen_is_laid_over_the_picture(visit: Visit) -> None:
     box.send_keys(str(dose["largest_gy"] + 1), Keys.TAB)
     settle(browser)
     assert np.array_equal(picture(browser, "axial"), plain), "nothing is above that"
+    half = f"""{VIEW} const [dose] = view.doses; dose.prescribed_gy *= arguments[0];
+        view.chooseDose(dose.key); return view.state.doseFromGy;"""
+    assert browser.run(half, 100) == pytest.approx(dose["largest_gy"] / 2, abs=0.06), "one fraction"
+    assert browser.run(half, 0.01) == pytest.approx(dose["prescribed_gy"] / 2, abs=0.06)
     browser.run(f"{VIEW} view.chooseDose('')")
     settle(browser)
 

@@ -25,6 +25,7 @@ from node.view_files import CONTOURS_FILE, VIEW_FOLDER, read_document, write_vie
 from node.viewing import on_ct_of_result
 from node.web.review.figures import figures_of
 from node.web.review.remaking import Remaking
+from node.web.review.report_pictures import registration_pictures
 from tests.nodes import wait_for
 from tests.page_reading import read_page, unlabelled
 from tests.picture_cases import BRIGHT_HU
@@ -273,6 +274,13 @@ def test_figures_of_an_earlier_version_when_worded_tell_what_there_is() -> None:
     assert figures.plans == ()
     assert figures.targets[0].verdict.word == "refined"
     assert "MR to planning CT" in figures.registrations[0].title
+
+
+def test_report_that_cannot_be_read_when_asked_for_pictures_has_none(tmp_path: Path) -> None:
+    """A damaged report, or a folder that does not answer, takes no figure from the page."""
+    (tmp_path / "damaged.html").write_bytes(b"<figure>\xff\xfe")
+    for report in ("damaged.html", "damaged.html/below", "absent.html"):
+        assert registration_pictures(tmp_path / report) == {}
 
 
 def test_pictures_that_are_not_there_when_asked_for_say_so(page: Page, browser: Browser) -> None:

@@ -13,7 +13,16 @@ from handlers.geometry import Geometry, RigidTransform
 from handlers.report import metrics_document
 from handlers.results import CaseResult, RegistrationStatus, ResampledMr
 from handlers.sampling import mask_from_roi, resample
-from handlers.values import CtRole, DoseGrid, Image, PlanDose, Roi, StructureSet
+from handlers.values import (
+    CtRole,
+    DoseGrid,
+    DoseKind,
+    Image,
+    Plan,
+    PlanDose,
+    Roi,
+    StructureSet,
+)
 from handlers.viewing import OnCt, ShownVolume, view_of
 from handlers.viewing.before import AROUND_MM, AS_TOLD, SENT, SHARED
 from handlers.viewing.structures import contours_document, rois_document, targets_document
@@ -359,3 +368,20 @@ def test_dose_when_it_lies_beside_the_ct_is_not_shown() -> None:
     dose = DoseGrid(Geometry(CT_FRAME, steps, (3, 3, 3)), np.ones((3, 3, 3), np.float32), "1.7.7")
     result = replace(result, case=replace(result.case, plan_doses=(PlanDose(dose, ("1.7.7",)),)))
     assert "dose1" not in volumes_of(result)
+
+
+def test_doses_of_plans_with_one_label_when_shown_are_told_apart() -> None:
+    """Physical and effective dose of one plan are both in Gy; the number is that of the figures."""
+    result = moved()
+    gray = np.ones((9, 9, 9), np.float32)
+    steps = np.diag([6.0, 6.0, 6.0, 1.0])
+    steps[:3, 3] = -24.0
+    own = Geometry(CT_FRAME, steps, gray.shape)
+    plan = Plan("1.7.1", "SBRT")
+    doses = tuple(
+        PlanDose(DoseGrid(own, gray, uid, kind=kind), (uid,), plan)
+        for uid, kind in (("1.7.7", DoseKind.PHYSICAL), ("1.7.8", DoseKind.EFFECTIVE))
+    )
+    shown = volumes_of(replace(result, case=replace(result.case, plan_doses=doses)))
+    labels = [shown[key].document["label"] for key in ("dose1", "dose2")]
+    assert labels == ["Plan 1: SBRT", "Plan 2: SBRT (effective dose)"]

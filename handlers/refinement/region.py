@@ -130,6 +130,11 @@ def without_found(region: Region, found: Mapping[str, Bools]) -> Region:
     )
 
 
+def stays(region: Region, settings: RefinementSettings) -> Bools:
+    """Return what no evidence takes away: the core, and what lies deeper than any way inward."""
+    return region.core | (region.allowed & (region.distance_mm < -settings.max_inward_mm))
+
+
 def tidy(inside: Bools, region: Region, settings: RefinementSettings) -> Bools:
     """Return the mask without islands and new holes: pieces of the drawn target only."""
     drawn_holes = ndimage.binary_fill_holes(region.drawn) & ~region.drawn

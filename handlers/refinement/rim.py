@@ -65,6 +65,7 @@ def rim_look(
         return None
     values, voices = samples[around], weights[around]
     near = presence(background, around, region, settings) >= LEAST_PRESENCE
+    near |= ~near.any(axis=0)  # of many classes none may stand out: then all count
     own = np.full(len(values), np.inf)
     for (tissue, _), is_near in zip(background.values(), near, strict=True):
         for core in core_looks:

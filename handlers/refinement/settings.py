@@ -35,7 +35,8 @@ class RefinementSettings:
     Attributes:
         max_outward_mm: Hard: no new voxel centre lies farther from the nearest drawn voxel centre.
         max_inward_mm: Hard: tissue deeper than this within the drawn target stays, but for
-            contoured or found vessels, ducts and hollow organs.
+            contoured or found vessels, ducts and hollow organs, and islands that they cut off
+            (`min_island_cm3`).
         core_fraction: Likewise: of each drawn piece, what lies deeper than this part of its
             greatest depth stays, and teaches what the target looks like.
         exclude_patterns: Structures that are no target: never grown into, and removed where the

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from handlers.refinement.region import Region, tidy
+from handlers.refinement.region import Region, stays, tidy
 from handlers.refinement.settings import RefinementSettings
 from handlers.sampling import signed_distance_of_array
 
@@ -79,12 +79,13 @@ def _bounded(
     Voxels `as_drawn` stay on their side of the surface, but for what bars the way.
     """
     smooth = _smooth(level.astype(np.float64))
-    stays, goes = as_drawn & region.drawn, as_drawn & ~region.drawn
-    smooth[stays] = np.maximum(smooth[stays], CLEARANCE)
-    smooth[goes] = np.minimum(smooth[goes], -CLEARANCE)
+    within, beyond = as_drawn & region.drawn, as_drawn & ~region.drawn
+    smooth[within] = np.maximum(smooth[within], CLEARANCE)
+    smooth[beyond] = np.minimum(smooth[beyond], -CLEARANCE)
     smooth = np.minimum(smooth, _distance_to_barred(region))
     smooth[~region.allowed] = np.minimum(smooth[~region.allowed], -CLEARANCE)
-    smooth[region.core] = np.maximum(smooth[region.core], CLEARANCE)
+    fixed = stays(region, settings)
+    smooth[fixed] = np.maximum(smooth[fixed], CLEARANCE)
     inside = smooth > 0
     kept = tidy(inside, region, settings)
     size = np.maximum(np.abs(smooth), CLEARANCE)

@@ -17,7 +17,7 @@ from scipy.special import expit, logsumexp
 from handlers.refinement.appearance import Look, fit_target, mixture_log_density
 from handlers.refinement.evidence import Background, Channel, fit_background, presence
 from handlers.refinement.prior import drawn_log_odds, drawn_offset_mm
-from handlers.refinement.region import Region
+from handlers.refinement.region import Region, stays
 from handlers.refinement.rim import rim_look
 from handlers.refinement.settings import RefinementSettings
 
@@ -115,20 +115,19 @@ def probability(
     """Return how much each voxel belongs to the target, 0 to 1, and the drawn contour's offset.
 
     Minimises the sum of w (x_i - x_j)^2 over neighbours and of (x_i - p_i)^2 over voxels, where
-    p is the single voxel's answer; the core is 1, what is not allowed is 0. Where the MR does not
-    reach, only the drawn contour speaks; what the CT does not show was drawn blindly and is
+    p is the single voxel's answer; what `stays` is 1, what is not allowed is 0. Where the MR does
+    not reach, only the drawn contour speaks; what the CT does not show was drawn blindly and is
     believed less. The answer is not calibrated. The offset (mm, inward) is that of
     `drawn_offset_mm`.
     """
-    free = region.allowed & ~region.core & (region.distance_mm >= -settings.max_inward_mm)
+    fixed = stays(region, settings)
+    free = region.allowed & ~fixed
     odds = np.zeros(region.drawn.shape)
     known = free & valid
     odds[known] = model.log_odds(known, region, settings)
     offset_mm = drawn_offset_mm(odds, known & ct_shows, region, settings)
     odds += drawn_log_odds(region, ct_shows, offset_mm, settings)
-    single = np.where(region.core, 1.0, np.where(region.allowed, expit(odds), 0.0))
-    deep = region.allowed & (region.distance_mm < -settings.max_inward_mm)
-    single[deep] = 1.0
+    single = np.where(fixed, 1.0, np.where(region.allowed, expit(odds), 0.0))
     answer = single.copy()
     answer[free] = _walk(single, free, model.samples, region, settings)
     return np.clip(answer, 0.0, 1.0), offset_mm

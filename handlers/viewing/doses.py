@@ -6,7 +6,7 @@ import numpy as np
 
 from handlers.geometry import Geometry, RigidTransform
 from handlers.sampling import resample
-from handlers.values import Image, PlanDose
+from handlers.values import DoseKind, Image, PlanDose
 from handlers.viewing.shown import Scale, ShownVolume, block_document
 
 MOST_DOSES = 4
@@ -41,7 +41,7 @@ def shown_doses(doses: Sequence[PlanDose], onto: Geometry) -> Iterator[ShownVolu
         document = {
             "key": f"dose{number}",
             "kind": "dose",
-            "label": (plan.label if plan is not None else "") or f"Dose {number}",
+            "label": _label(planned, number),
             "largest_gy": largest,
             "prescribed_gy": 0.0 if plan is None else plan.largest_prescription_gy,
             **scale.document(),
@@ -49,6 +49,16 @@ def shown_doses(doses: Sequence[PlanDose], onto: Geometry) -> Iterator[ShownVolu
             **block_document(start, shape),
         }
         yield ShownVolume(document, scale.stored(dose.voxels, valid.inside))
+
+
+def _label(planned: PlanDose, number: int) -> str:
+    """Return what a dose is called: by its number in the figures, as two plans may share a label.
+
+    Physical and effective dose of one plan are two doses in Gy, and told apart.
+    """
+    label = "" if planned.plan is None else planned.plan.label
+    called = f"Plan {number}: {label}" if label else f"Dose {number}"
+    return f"{called} (effective dose)" if planned.dose.kind is DoseKind.EFFECTIVE else called
 
 
 def _part_of(

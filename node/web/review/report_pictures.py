@@ -41,11 +41,11 @@ def registration_pictures(report: Path) -> dict[int, ReportPicture]:
     """Return checkerboard and contour transfer of each registration that has them, by its number.
 
     Args:
-        report: `report.html` of a result set; where there is none (any more), no picture is.
+        report: `report.html` of a result set; where none can be read (any more), no picture is.
     """
     try:
         text = report.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return {}
     found = {}
     for figure in text.split("<figure>")[1:]:

@@ -137,6 +137,7 @@ export class PlaneView {
       );
       return;
     }
+    this.problem = ""; // that of another plane, perhaps
     const { plane } = this;
     const told = JSON.stringify([
       index, state.mode, state.share, state.squareMm, state.windows.ct,

@@ -189,10 +189,10 @@ export class View {
     this.chooseMr(this.mrs[(at + 1) % this.mrs.length].key);
   }
 
-  // at first from half of what is prescribed, else of the largest dose
+  // at first from half of what is prescribed, or of the largest dose if that is less (one fraction's)
   chooseDose(key) {
     const dose = this.byKey.get(key);
-    const whole = dose ? dose.prescribed_gy || dose.largest_gy : 0;
+    const whole = dose ? Math.min(dose.prescribed_gy || Infinity, dose.largest_gy) : 0;
     this.change({ dose: key, doseFromGy: Math.round(5 * whole) / 10 });
   }
 
