@@ -87,10 +87,12 @@ def main() -> int:
         if not wait_until_listening(node_port, node):
             print(f"the node did not start; its log is {log}", file=sys.stderr)
             return 1
-        print(f"a node listens on 127.0.0.1:{node_port}; its log is {log}")
-        print(f"its page is http://127.0.0.1:{web_port}")
+        print(f"a node listens on 127.0.0.1:{node_port}; its log is {log}", flush=True)
+        print(f"its page, until this ends: http://127.0.0.1:{web_port}", flush=True)
         arguments = ["demo", "--config", configuration, "--out", folder / "results", *sys.argv[1:]]
-        return subprocess.run([hilum, *arguments], check=False, env=os.environ).returncode
+        code = subprocess.run([hilum, *arguments], check=False, env=os.environ).returncode
+        print(f"the page again: {hilum} serve --config {configuration}")
+        return code
     finally:
         node.send_signal(signal.SIGTERM)
         try:

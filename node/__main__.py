@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from node import process as processing
 from node.case_job import software_version
@@ -286,7 +286,9 @@ def doctor(
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
-        table = Table("check", "status", "finding", "mend")
+        table = Table(
+            *(Column(name, overflow="fold") for name in ("check", "status", "finding", "mend"))
+        )
         for check in checks:
             table.add_row(check.name, str(check.status), check.text, check.mend)
         OUT.print(table)

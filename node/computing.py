@@ -8,8 +8,10 @@ Decides nothing about when; that is `node.schedule`.
 import errno
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -91,6 +93,7 @@ class Computing:
         """Compute a revision once; whatever goes wrong, it is settled or comes again."""
         begun = self._runs.begin(key, self._clock())
         if begun is None:
+            self._discard_if_void(key)
             return
         key = begun.key
         if key.begun > MOST_STARTS:
@@ -167,6 +170,13 @@ class Computing:
                 **account.close(outcome, is_counted=bool(counts)),
             },
         )
+        if not counts:
+            self._discard_if_void(key)
+
+    def _discard_if_void(self, key: RevisionKey) -> None:
+        """Remove a result set that nobody adopts: no row would tell retention of its names."""
+        if self._runs.is_void(key):
+            shutil.rmtree(self._result_folder(key), ignore_errors=True)
 
     def _note_step(self, key: RevisionKey, step: str, account: CaseAccount) -> None:
         account.begin(step)
@@ -185,7 +195,7 @@ class Computing:
     def _outcome(self, key: RevisionKey, job: Job, account: CaseAccount) -> Outcome:
         """Return how the revision ended, computing it unless its whole result set is there."""
         final = self._result_folder(key)
-        if not final.exists():
+        if not (final / OUTCOME_FILE).exists():
             folder = self._work / f"{key.case_id}.{key.revision}"
             outcome = self._children.run(
                 job,
@@ -197,18 +207,38 @@ class Computing:
                 shutil.rmtree(folder, ignore_errors=True)
                 return outcome
             final.parent.mkdir(parents=True, exist_ok=True)
+            _clear_remains(final)
             try:
                 folder.rename(final)
             except OSError as error:
                 if error.errno not in _IS_THERE:
                     raise
                 shutil.rmtree(folder, ignore_errors=True)  # another process was faster
-            for changed in (final.parent, final.parent.parent):
-                sync_folder(changed)
+        for changed in (final.parent, final.parent.parent):
+            sync_folder(changed)  # whoever named it may have been killed before that
         return Outcome.model_validate_json((final / OUTCOME_FILE).read_text(encoding="utf-8"))
 
     def _result_folder(self, key: RevisionKey) -> Path:
         return self._config.node.data / RESULTS_FOLDER / key.case_id / str(key.revision)
+
+
+def _clear_remains(final: Path) -> None:
+    """Remove what lies where a result set belongs and is none: left of a case that was forgotten.
+
+    Nothing is touched of a result set that another process puts there meanwhile.
+    """
+    try:
+        folder = os.open(final, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if OUTCOME_FILE in {entry.name for entry in os.scandir(folder)}:
+            return
+        shutil.rmtree(OUTPUT_FOLDER, ignore_errors=True, dir_fd=folder)
+    finally:
+        os.close(folder)
+    with suppress(OSError):
+        final.rmdir()
 
 
 def _prepared_by(job: str) -> str:

@@ -35,6 +35,8 @@ STEPS = ("make the patient", "reach the node", "send", "compute and receive", "r
 
 MODALITY_AE = "DEMO_SCANNER"
 
+LONGEST_ANSWER_S = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -95,6 +97,8 @@ def visit(
         on_step(STEPS[3])
         expected = _expected(study)
         receiver.wait_for(sum(expected.values()), timeout_s=timeout_s)
+        # else the node would owe the last object to nobody, and its case stay `delivering`
+        receiver.wait_until_answered(timeout_s=LONGEST_ANSWER_S)
         received = dict(receiver.kept)
     on_step(STEPS[4])
     lines, problems = _read_back(received, study, expected)

@@ -1,8 +1,9 @@
 """Removes what processes left in the shared data folder that never came back.
 
 A container or a host that is replaced takes its name with it; its journal, its spare files and its
-folder for computing stay. They go when nobody has the name, nothing was written there for long, and
-everything that was promised there is in the index. What is in doubt stays.
+folder for computing stay. They go when nobody has the name or gives signs of life under it, nothing
+was written there for long, and everything that was promised there is in the index. What is in doubt
+stays.
 """
 
 import logging
@@ -17,7 +18,8 @@ from node.config import NodeSection
 from node.index.instances import InstanceBook
 from node.journal import FOLDER_PREFIX, Journal, journal_folder
 from node.process_name import LOCK_FOLDER, free_name
-from node.storage import ObjectStore
+from node.receipt import Receipt
+from node.storage import ObjectStore, spares_of
 
 LOGGER = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Departed:
     Args:
         node: Whose data folder they share.
         instances: The index of what was received.
-        own_name: Of this process.
+        is_alive: Tells whether a process gives signs of life: some file servers forget a lock.
         clock: The time, aware.
     """
 
@@ -39,12 +41,12 @@ class Departed:
         self,
         node: NodeSection,
         instances: InstanceBook,
-        own_name: str,
+        is_alive: Callable[[str], bool],
         clock: Callable[[], datetime],
     ) -> None:
         self._node = node
         self._instances = instances
-        self._own_name = own_name
+        self._is_alive = is_alive
         self._clock = clock
 
     def remove(self) -> list[str]:
@@ -59,7 +61,7 @@ class Departed:
         data = self._node.data
         journals = {p.name.removeprefix(FOLDER_PREFIX) for p in data.glob(f"{FOLDER_PREFIX}*")}
         locks = {p.stem for p in (data / LOCK_FOLDER).glob("*.lock")}
-        return (journals | locks) - {self._own_name}
+        return {name for name in journals | locks if not self._is_alive(name)}
 
     def _remove_left_by(self, name: str) -> bool:
         before_s = (self._clock() - LONG_GONE).timestamp()
@@ -94,10 +96,17 @@ class Departed:
             yield from folder.rglob("*")
 
     def _owes(self, name: str) -> bool:
-        """Tell whether anything that was promised under a name is not in the index yet."""
+        """Tell whether anything that was promised under a name is not in the index yet.
+
+        Or lies among the spare files: a power cut took its rename (`Filing.file_for` mends that).
+        """
         filed = self._instances.filed_up_to(name)
+        spares = spares_of(self._node.data, name)
         entries = Journal(journal_folder(self._node.data, name)).look()
-        return any(sequence > filed for sequence, _ in entries)
+        return any(
+            sequence > filed or Receipt.from_bytes(payload).spare in spares
+            for sequence, payload in entries
+        )
 
 
 def _written_s(paths: Iterator[Path]) -> Iterator[float]:

@@ -10,9 +10,6 @@ from pathlib import Path
 
 from node.errors import StorageFullError
 
-REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
-"""Errors of a disk that is full or fails: time or the operator must act."""
-
 AWAY = frozenset(
     {
         errno.ENOTCONN,
@@ -27,6 +24,12 @@ AWAY = frozenset(
     }
 )
 """Errors of a network file system that cannot reach its server: no file is gone because of them."""
+
+SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of a process or machine that is short of something: they tell nothing of a file."""
+
+REFUSALS = AWAY | SCARCE | {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
+"""Errors with which nothing can be written now: time or the operator must act."""
 
 NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 FILE_MODE = 0o640
@@ -92,8 +95,11 @@ def read_at_once(descriptor: int, size_bytes: int) -> bytes:
         OSError: They cannot be read, or the file is shorter.
     """
     found = os.read(descriptor, size_bytes)
-    if len(found) < size_bytes:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    while len(found) < size_bytes:  # some network file systems give less at a time
+        more = os.read(descriptor, size_bytes - len(found))
+        if not more:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        found += more
     return found
 
 

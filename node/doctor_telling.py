@@ -34,7 +34,7 @@ def _of_notification(notify: NotifySection) -> Iterator[Check]:
 
 
 def _secret(key: str, path: Path) -> Iterator[Check]:
-    mend = "write the secret into its first line, readable for the node's user only"
+    mend = "write the secret into it, and nothing else, readable for the node's user only"
     try:
         is_empty = not path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

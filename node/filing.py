@@ -28,7 +28,7 @@ from node.index.instances import (
 from node.journal import Journal
 from node.log import IDENTIFIERS
 from node.receipt import Receipt, header_of
-from node.storage import ObjectStore, StoredFile
+from node.storage import ObjectStore, StoredFile, spares_of
 
 LOGGER = logging.getLogger(__name__)
 
@@ -179,6 +179,8 @@ class Filing:
     def file_for(self, is_silent: Callable[[], bool], now: datetime) -> dict[str, int]:
         """File what another process promised and did not file; return how many of what that was.
 
+        Objects of which a power cut took the rename get their names, filed or not.
+
         Filing for the process that `journal` and `node_run` name, which gives no sign of life. Its
         journal is left as it is: it may be alive and go on, and files are filed once, whoever does.
 
@@ -194,10 +196,12 @@ class Filing:
         position = self._instances.filed_up_to(self._node_run)
         carriers: dict[str, Carrier] = {}
         found: list[_Promised] = []
+        left = spares_of(self._store.root, self._node_run)
         for sequence, payload in self._journal.look():
-            if sequence > position:
-                receipt = Receipt.from_bytes(payload)
+            receipt = Receipt.from_bytes(payload)
+            if sequence > position or receipt.spare in left:
                 self._store.finish_rename(receipt.spare, receipt.path)
+            if sequence > position:
                 carrier = carriers.setdefault(receipt.association, Carrier())
                 found.append(_Promised(sequence, receipt, carrier))
         if found:

@@ -46,8 +46,13 @@ class Forgetting:
             0 if cases is None else len(self._book.cases_due(cases, MOST_COUNTED)),
         )
 
-    def run(self, now: datetime) -> bool:
-        """Forget what is due, a bounded part of it; tell whether more is due."""
+    def run(self, now: datetime) -> tuple[dict[str, int], bool]:
+        """Forget what is due, a bounded part of it.
+
+        Returns:
+            Of how many cases the names went ("names"), and how many went ("cases"), where any did;
+            and whether more is due.
+        """
         names, cases = self._before(now)
         counts = {"names": 0, "cases": 0}
         is_more_due = False
@@ -56,8 +61,8 @@ class Forgetting:
             is_more_due |= len(due) == MOST_AT_ONCE
             for key in due:
                 if found := self._book.forget_cases(key, cases):
-                    self._remove_figures(found)
                     self._tell(found, "D", "case removed by age")
+                    self._remove_figures(found)
                     counts["cases"] += len(found.revisions)
         if names is not None:
             due = self._book.names_due(names, MOST_AT_ONCE)
@@ -70,7 +75,7 @@ class Forgetting:
             told = {f"removed_{what}": count for what, count in counts.items()}
             LOGGER.info("retention.forgotten", extra=told)
         self._remove_old_copies(now)
-        return is_more_due
+        return {what: count for what, count in counts.items() if count}, is_more_due
 
     def _before(self, now: datetime) -> tuple[datetime | None, datetime | None]:
         """Return before when a case must have changed last to lose its names, and to go."""

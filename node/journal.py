@@ -131,7 +131,11 @@ class Journal:
             OSError: The disk refuses.
         """
         with self._commit:
-            self._with_room(0)
+            try:
+                self._with_room(0)
+            except BaseException:
+                self._give_up_segment()
+                raise
 
     def append(self, payload: bytes, then: Callable[[int], None]) -> None:
         """Return once an entry survives a power cut.
@@ -189,10 +193,10 @@ class Journal:
         try:
             self._write(batch)
         except BaseException as error:
-            # the system may call the lost pages written: never sync this segment again
-            self._give_up_segment()
             for entry in batch:
                 entry.failure, entry.is_settled = error, True
+            # the system may call the lost pages written: never sync this segment again
+            self._give_up_segment()
             if not isinstance(error, OSError):
                 raise
             return
@@ -253,11 +257,13 @@ class Journal:
         """Write no more into the open segment; one that promises nothing is removed."""
         segment, self._segment = self._segment, None
         if segment is not None:
-            os.close(segment.descriptor)
+            with suppress(OSError):  # what counts was synced
+                os.close(segment.descriptor)
             if segment.last_sequence:
                 self._full.append(segment)
             else:
-                segment.path.unlink(missing_ok=True)
+                with suppress(OSError):  # then `open` removes it
+                    segment.path.unlink(missing_ok=True)
 
 
 def payloads_in(segment: Path) -> Iterator[bytes]:

@@ -119,6 +119,10 @@ class Membership:
             if name != self.identity.name and self._looked_s - seen.since_s >= self._silent_after_s
         }
 
+    def is_alive(self, name: str) -> bool:
+        """Tell whether a process is this one, or gave signs of life when this one last looked."""
+        return name == self.identity.name or name in self._living()
+
     def works_elsewhere(self, version: str) -> bool:
         """Tell whether another process that is not silent runs a version of the program."""
         not_asked = {self.identity.name, *self.silent()}

@@ -19,6 +19,7 @@ from typing import Self, cast
 from pydicom import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
@@ -104,6 +105,7 @@ class StandInReceiver:
         self._arrived = threading.Condition()
         self._receipts: dict[str, list[str]] = {}
         self._kept: dict[str, Path] = {}
+        self._unanswered: dict[int, int] = {}
         self._associations: list[AssociationSeen] = []
         self._lines: dict[int, socket.socket] = {}
 
@@ -119,6 +121,7 @@ class StandInReceiver:
                 (evt.EVT_CONN_CLOSE, self._handle_close),
                 (evt.EVT_REQUESTED, self._handle_requested),
                 (evt.EVT_C_STORE, self._handle_store),
+                (evt.EVT_PDU_SENT, self._handle_sent),
             ],
         )
         if server is not None:  # None only for block=True
@@ -150,6 +153,14 @@ class StandInReceiver:
         with self._arrived:
             return self._arrived.wait_for(lambda: len(self._kept) >= instances, timeout_s)
 
+    def wait_until_answered(self, *, timeout_s: float) -> bool:
+        """Tell whether all that came on open associations is answered before the time is over.
+
+        What is kept may not be answered yet: who stops then cuts its sender off.
+        """
+        with self._arrived:
+            return self._arrived.wait_for(lambda: not self._unanswered, timeout_s)
+
     @property
     def kept(self) -> dict[str, Path]:
         """The newest file of each instance, by SOP Instance UID, in order of first arrival."""
@@ -178,6 +189,8 @@ class StandInReceiver:
     def _handle_close(self, event: evt.Event) -> None:
         with self._arrived:
             line = self._lines.pop(id(event.assoc), None)
+            self._unanswered.pop(id(event.assoc), None)
+            self._arrived.notify_all()
         if line is not None:
             line.close()
 
@@ -202,6 +215,7 @@ class StandInReceiver:
             digests = self._receipts.setdefault(uid, [])
             digests.append(hashlib.sha256(content).hexdigest())
             times = len(digests)
+            self._unanswered[id(event.assoc)] = self._unanswered.get(id(event.assoc), 0) + 1
         answer = Status.SUCCESS if self._status_for is None else self._status_for(uid, times)
         if answer is Fault.ABORT:
             event.assoc.abort()
@@ -214,6 +228,15 @@ class StandInReceiver:
         if code_to_category(answer.Status) in (STATUS_SUCCESS, STATUS_WARNING):
             self._keep(uid, event.encoded_dataset())
         return answer
+
+    def _handle_sent(self, event: evt.Event) -> None:
+        if not isinstance(event.pdu, P_DATA_TF):
+            return
+        with self._arrived:
+            left = self._unanswered.pop(id(event.assoc), 0) - 1
+            if left > 0:
+                self._unanswered[id(event.assoc)] = left
+            self._arrived.notify_all()
 
     def _keep(self, uid: str, content: bytes) -> None:
         path = self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.dcm"

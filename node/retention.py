@@ -171,10 +171,10 @@ class Retention:
                 extra={"reason": "less room than retention.make_room_below_mib, and nothing that "
                        "may be removed: `hilum retention --dry-run` says why"},
             )  # fmt: skip
-        is_more_due |= self._forgetting.run(now)
+        forgotten, is_more_to_forget = self._forgetting.run(now)
         if self._section.keep_history_days is not None:
             self._prune(now)
-        return Round(counts, freed, is_more_due)
+        return Round(counts | forgotten, freed, is_more_due or is_more_to_forget)
 
     def _tell(self, removal: Removal, because: str) -> None:
         """Tell the audit trail what goes; pictures are made of results that stay."""

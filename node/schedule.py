@@ -206,8 +206,8 @@ class Schedule:
                     break
             self._workflow.forget_ended(self._clock() - KEEP_ENDED)
             if self._config.node.is_shared and self._membership is not None:
-                own_name = self._membership.identity.name
-                Departed(self._config.node, self._instances, own_name, self._clock).remove()
+                is_alive = self._membership.is_alive
+                Departed(self._config.node, self._instances, is_alive, self._clock).remove()
         except Exception:
             LOGGER.exception("schedule.tidy_failed")
 

@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,5 +119,8 @@ class SpareFiles:
 
 
 def _remove(spare: Spare) -> None:
-    os.close(spare.descriptor)
-    spare.path.unlink(missing_ok=True)
+    """Remove a spare file as far as the disk allows it; the next start removes the rest."""
+    with suppress(OSError):
+        os.close(spare.descriptor)
+    with suppress(OSError):
+        spare.path.unlink(missing_ok=True)

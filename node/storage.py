@@ -24,6 +24,7 @@ from node.disk import (
     FILE_MODE,
     NEW_FILE,
     REFUSALS,
+    SCARCE,
     DiskCalls,
     Piece,
     mapped,
@@ -127,15 +128,16 @@ class ReceivedFile:
 
     def discard(self) -> None:
         """Remove what was written, kept or not."""
-        self._close()
+        with suppress(OSError):
+            self._close()
         with suppress(OSError):  # then `recover` removes it
             self._spare.unlink(missing_ok=True)
             (self._store.root / self.path).unlink(missing_ok=True)
 
     def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)  # whatever it says: closed again, it would be another file's
 
 
 class ObjectStore:
@@ -286,7 +288,13 @@ class ObjectStore:
 
         Raises:
             StorageFullError: The folder is away: its server is out of reach, or it is not mounted.
+                Or this process is short of file descriptors or memory.
         """
+        if error.errno in SCARCE:
+            raise StorageFullError(
+                f"what was received cannot be read: {error.strerror}",
+                hint="raise the limit of open files or of memory, or end what else takes them",
+            ) from error
         if error.errno not in AWAY:
             try:
                 self._objects.stat()
@@ -374,8 +382,17 @@ class ObjectStore:
         return [self._objects / f"{number:02x}" for number in range(256)]
 
 
+def spares_of(root: Path, owner: str) -> set[str]:
+    """Return the spare files of a process that shares the folder, relative to the store's root.
+
+    With a receipt of that name, one of them is an object of which a power cut took the rename.
+    """
+    folders = (root / ObjectStore.SPARE / owner).glob("*/*")
+    return {path.relative_to(root).as_posix() for path in folders}
+
+
 class Refusals:
-    """Turns the errors of a full or failing disk into ours, and remembers that it failed."""
+    """Turns the errors of a disk that takes nothing now into ours, and remembers that it failed."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store

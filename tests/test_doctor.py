@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from node.__main__ import app
 from node.config import (
     Config,
     NodeSection,
@@ -32,6 +34,7 @@ from node.doctor import (
 )
 from node.doctor_machine import (
     Check,
+    CheckStatus,
     check_clock,
     check_data_folder,
     check_file_clock,
@@ -100,7 +103,7 @@ def test_everything_is_in_order_when_it_is(tmp_path: Path) -> None:
     left_out = ("disk", "time server")
     assert [c for c in checks if c.status != "ok" and c.name not in left_out] == []
     names = [check.name for check in checks]
-    assert len(names) == len(set(names)) == 23
+    assert len(names) == len(set(names)) == 25
     assert {path.name for path in tmp_path.iterdir()} == {"tps"}
 
 
@@ -350,3 +353,16 @@ def test_second_opinion_when_configured_is_among_the_checks(tmp_path: Path) -> N
         config.model_copy(update={"second_opinion": section}), echo_timeout_s=PATIENCE_S
     )
     assert "second opinion" in [each.name for each in checks]
+
+
+def test_what_is_to_be_mended_is_told_whole_where_the_terminal_is_narrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path has no blank at which a line could end."""
+    path = f"/{'a' * 150}z"
+    found = Check("files", CheckStatus.WARN, f"{path} is odd", f"look at {path}")
+    monkeypatch.setattr("node.doctor_files.check_files", lambda _config, _files: [found])
+    told = CliRunner().invoke(app, ["doctor", "--files", str(tmp_path)], env={"COLUMNS": "80"})
+    assert told.exit_code == 0
+    assert told.stdout.count("a") >= 300
+    assert told.stdout.count("z") == 2

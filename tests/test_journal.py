@@ -177,3 +177,32 @@ def test_unfit_payload_is_a_mistake(tmp_path: Path, make: Callable[[], bytes]) -
     """It would not be read back."""
     with pytest.raises(ValueError, match="payload"):
         append(opened(tmp_path / "j"), make())
+
+
+def fails(_file: object, **_options: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_room_that_could_not_be_made_ready_is_not_used(tmp_path: Path) -> None:
+    """An entry behind zeros that begin the segment would not be found again."""
+    journal = opened(tmp_path / "j", replace(DiskCalls(), sync=fails))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        journal.make_ready()
+    journal.disk = DiskCalls()
+    append(journal, b"one")
+    assert entries(tmp_path / "j") == [(1, b"one")]
+
+
+def test_disk_that_lets_nothing_be_removed_either_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that fails is mounted read-only by the system, until somebody looks."""
+    journal = opened(tmp_path / "j", replace(DiskCalls(), sync=fails))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fails)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)) as raised:
+            append(journal, b"one")
+    assert raised.value.__cause__ is not None, "of the sync, as all who waited are told"
+    journal.disk = DiskCalls()
+    append(journal, b"two")
+    assert entries(tmp_path / "j") == [(2, b"two")]

@@ -184,6 +184,8 @@ def test_process_when_its_signs_cease_is_silent_within_the_limit(crowd: Crowd) -
     assert crowd.me.silent() == {}
     crowd.pass_time(20, crowd.other)
     assert list(crowd.me.silent()) == ["a.worker-1"]
+    names = ("a.serve", "a.worker-1", "b.serve", "c.serve")
+    assert [name for name in names if crowd.me.is_alive(name)] == ["a.serve", "b.serve"]
     crowd.pass_time(20, crowd.other)
     assert list(crowd.me.silent()) == ["a.worker-1"]
     crowd.pass_time(10, crowd.other, crowd.worker)

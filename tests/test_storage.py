@@ -26,7 +26,7 @@ def written(root: Path) -> list[str]:
 
 
 def raiser(number: int) -> Callable[..., int]:
-    def fail(*_arguments: object) -> int:
+    def fail(*_arguments: object, **_options: object) -> int:
         raise OSError(number, os.strerror(number))
 
     return fail
@@ -132,9 +132,12 @@ def test_names_never_come_from_a_peer(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["write_pieces", "sync", "rename"])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize(
+    "number",
+    [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ENOTCONN, errno.EMFILE],
+)
 def test_disk_that_refuses_leaves_nothing(tmp_path: Path, call: str, number: int) -> None:
-    """A full or failing disk is told, and what was begun is removed."""
+    """A disk that is full, fails or is out of reach is told, and what was begun is removed."""
     disk = replace(DiskCalls(), **{call: raiser(number)})  # type: ignore[arg-type]
     store = ObjectStore(tmp_path, 0, disk=disk)
     file = store.receive(UID)
@@ -289,3 +292,52 @@ def test_file_is_read_whole_where_the_system_gives_less_at_a_time(
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         read_at_once(descriptor, 1)
     os.close(descriptor)
+
+
+def test_disk_that_lets_nothing_be_removed_either_is_told_and_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that fails is mounted read-only by the system, until somebody looks."""
+    is_failing = threading.Event()
+
+    def sync_directory(path: Path) -> None:
+        if is_failing.is_set():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        DiskCalls().sync_directory(path)
+
+    store = ObjectStore(tmp_path, 0, disk=replace(DiskCalls(), sync_directory=sync_directory))
+    is_failing.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", raiser(errno.EROFS))
+        for _ in range(2):
+            with pytest.raises(StorageFullError):
+                store.receive(UID)
+    is_failing.clear()
+    assert store.read_path(keep(store)).exists()
+    store.close()
+
+
+def test_descriptor_is_closed_once_though_closing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server tells then what it could not write; the number is soon another file's."""
+    store = ObjectStore(tmp_path, 0)
+    file = store.receive(UID)
+    file.write([FRONT])
+    descriptor, closed, close = file._descriptor, list[int](), os.close
+
+    def fail(number: int) -> None:
+        if number == descriptor:
+            closed.append(number)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        close(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        with pytest.raises(StorageFullError):
+            file.keep()
+        file.discard()
+    assert closed == [descriptor]
+    assert written(tmp_path) == []
+    close(descriptor)
+    store.close()

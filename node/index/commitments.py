@@ -237,6 +237,7 @@ class CommitmentBook:
             reason: Why, for `found` and `unconfirmed`.
         """
         with self._index.begin() as connection:
+            case_row(connection, key.case_id)  # first, as in `record_report`: no deadlock of both
             for kind, uids in ((COMMITTED, committed), (FOUND, found), (UNCONFIRMED, unconfirmed)):
                 why = "" if kind == COMMITTED else reason
                 _mark(connection, key, uids, commitment=kind, commitment_reason=why)

@@ -16,12 +16,13 @@ from node.header import InstanceHeader
 from node.index import Index
 from node.index.case_labels import label_columns, write_words
 from node.index.case_list_rows import PROTOCOL_CHOICES
-from node.index.case_rows import CASES, DELIVERIES, FORGOTTEN, REVISIONS, utc_text
+from node.index.case_rows import CASES, DELIVERIES, FORGOTTEN, RESULTS, REVISIONS, utc_text
 from node.index.fetch_rows import FETCHES, QUESTIONS
 from node.index.instances import take_turns_adding
 from node.index.removable import AT_WORK
 from node.index.removal_rows import REMOVALS
-from node.index.removals import RESULTS, note_names
+from node.index.removals import RESULTS as RESULT_FILES
+from node.index.removals import note_names
 from node.index.states import UNSETTLED
 from node.index.tables import INSTANCES, METADATA
 
@@ -148,13 +149,16 @@ def _needs_names(before: datetime) -> sa.ColumnElement[bool]:
     is_gone = sa.exists().where(
         REMOVALS.c.case_id == REVISIONS.c.case_id,
         REMOVALS.c.revision == REVISIONS.c.revision,
-        REMOVALS.c.kind == RESULTS,
+        REMOVALS.c.kind == RESULT_FILES,
         REMOVALS.c.is_done,
+    )
+    was_adopted = sa.exists().where(
+        RESULTS.c.case_id == REVISIONS.c.case_id, RESULTS.c.revision == REVISIONS.c.revision
     )
     has_results = (
         sa.exists()
         .select_from(sa.join(REVISIONS, own, REVISIONS.c.case_id == own.c.case_id))
-        .where(is_own, REVISIONS.c.finished_at.is_not(None), ~is_gone)
+        .where(is_own, was_adopted, ~is_gone)
     )
     has_objects = sa.exists().where(INSTANCES.c.patient_key == CASES.c.patient_key)
     is_going = sa.exists().where(REMOVALS.c.patient_key == CASES.c.patient_key, ~REMOVALS.c.is_done)

@@ -35,11 +35,13 @@ class Limit:
     Attributes:
         counted: Against what.
         since: Older attempts count no longer, and are forgotten.
+        until: Likewise later ones: they were noted while a clock was wrong.
         most: So many attempts are enough; None: they are counted only.
     """
 
     counted: Counted
     since: datetime
+    until: datetime
     most: int | None
 
 
@@ -76,9 +78,9 @@ class AttemptBook:
         with self._index.read() as connection:
             return _nth_newest(connection, limit)
 
-    def is_known(self, counted: Counted, since: datetime) -> bool:
-        """Tell whether anything was noted of it since a time."""
-        return self.nth_newest(Limit(counted, since, most=1)) is not None
+    def is_known(self, counted: Counted, since: datetime, until: datetime) -> bool:
+        """Tell whether anything was noted of it between two times."""
+        return self.nth_newest(Limit(counted, since, until, most=1)) is not None
 
     def forgive(self, all_of: Counted, last_of: Counted, known: Limit, now: datetime) -> None:
         """Forget attempts because somebody was the right one, and note where they are known.
@@ -105,7 +107,7 @@ class AttemptBook:
         connection.execute(LOGIN_ATTEMPTS.insert(), rows)
         for one in limits:
             is_kind = LOGIN_ATTEMPTS.c.kind == one.counted.kind
-            connection.execute(LOGIN_ATTEMPTS.delete().where(is_kind, one.since >= _AT))
+            connection.execute(LOGIN_ATTEMPTS.delete().where(is_kind, ~_counts(one)))
             surplus = (
                 sa.select(_AT).where(is_kind).order_by(_AT.desc()).offset(self._most_rows).limit(1)
             )
@@ -117,6 +119,10 @@ def _is_of(counted: Counted) -> sa.ColumnElement[bool]:
     return sa.and_(LOGIN_ATTEMPTS.c.kind == counted.kind, LOGIN_ATTEMPTS.c.who == counted.who)
 
 
+def _counts(limit: Limit) -> sa.ColumnElement[bool]:
+    return sa.and_(limit.since < _AT, limit.until >= _AT)
+
+
 def _over(connection: sa.Connection, limits: Sequence[Limit]) -> tuple[Limit, ...]:
     return tuple(one for one in limits if _nth_newest(connection, one) is not None)
 
@@ -126,7 +132,7 @@ def _nth_newest(connection: sa.Connection, limit: Limit) -> datetime | None:
         return None
     query = (
         sa.select(_AT)
-        .where(_is_of(limit.counted), limit.since < _AT)
+        .where(_is_of(limit.counted), _counts(limit))
         .order_by(_AT.desc())
         .offset(limit.most - 1)
         .limit(1)

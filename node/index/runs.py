@@ -108,6 +108,20 @@ class RunBook:
             queue_s = max(0.0, due.total_seconds())
             return Begun(entry.job, replace(key, begun=entry.begun + 1), queue_s)
 
+    def is_void(self, key: RevisionKey) -> bool:
+        """Tell whether nobody has adopted a revision, nor will: it was abandoned or overtaken."""
+        query = (
+            sa.select(CASES.c.state, CASES.c.revision, REVISIONS.c.finished_at)
+            .join(REVISIONS, REVISIONS.c.case_id == CASES.c.case_id)
+            .where(_is_revision(key))
+        )
+        with self._index.read() as connection:
+            row = connection.execute(query).first()
+        if row is None or row.finished_at is not None:
+            return False
+        may_run = CaseState(row.state) in (CaseState.READY, CaseState.RUNNING)
+        return row.revision != key.revision or not may_run
+
     def note_step(self, key: RevisionKey, step: str, now: datetime) -> None:
         """Note what a revision is at, for whoever watches it."""
         with self._index.begin() as connection:

@@ -182,7 +182,7 @@ def _secret(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise NotToldError(f"{path} cannot be read", hint="see its place and rights") from error
     if not text:
-        raise NotToldError(f"{path} is empty", hint="write the secret into its first line")
+        raise NotToldError(f"{path} is empty", hint="write the secret into it, and nothing else")
     return text
 
 

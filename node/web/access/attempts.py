@@ -57,11 +57,11 @@ class Attempts:
             StorageFullError: The attempt cannot be counted, and is not made.
         """
         now, place = self._clock(), _place(address)
-        is_their_desk = self._book.is_known(_desk(user, place), now - DESK_KNOWN)
+        is_their_desk = self._book.is_known(_desk(user, place), now - DESK_KNOWN, now + WINDOW)
         by_user = None if is_their_desk else MOST_BY_USER
         limits = (
-            Limit(Counted("address", place), now - WINDOW, MOST_BY_ADDRESS),
-            Limit(_user(user), now - WINDOW, by_user),
+            Limit(Counted("address", place), now - WINDOW, now + WINDOW, MOST_BY_ADDRESS),
+            Limit(_user(user), now - WINDOW, now + WINDOW, by_user),
         )
         over = self._book.note_unless_over(limits, now)
         if not over:
@@ -78,7 +78,7 @@ class Attempts:
             StorageFullError: It cannot be written.
         """
         now, place = self._clock(), _place(address)
-        known = Limit(_desk(user, place), now - DESK_KNOWN, None)
+        known = Limit(_desk(user, place), now - DESK_KNOWN, now + WINDOW, None)
         self._book.forgive(Counted("address", place), _user(user), known, now)
 
 
