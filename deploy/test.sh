@@ -14,6 +14,7 @@ compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || packages+=(postgresq
 if [ ${#packages[@]} -gt 0 ]; then
     install_debian "${packages[@]}" || echo "the tests that need them will say so" >&2
 fi
+export PIP_NO_COMPILE=1 # what is imported is compiled then: most is not
 make_environment .venv-test deploy/requirements-test.lock
 
 export PATH="$PWD/.venv-test/bin:$PATH"

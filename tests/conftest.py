@@ -35,7 +35,6 @@ LONGEST_FIRST = (
     "test_delivering_node",
     "test_commission",
     "test_migrations",
-    "test_second_opinion_case",
     "test_positions_in_orthanc",
     "test_lint_gate",
     "test_backup",

@@ -294,6 +294,7 @@ def test_tiny_case_when_commissioned_leaves_a_whole_report(tmp_path: Path) -> No
     assert "Phantom^Hilum" not in text + (out / "report.csv").read_text()
 
 
+@pytest.mark.slow
 def test_planted_shift_when_computed_arrives_at_the_target(tmp_path: Path) -> None:
     """A wrong REG that is used as sent lies as far off as was planted; its verdict is told."""
     options = kit.KitCase(1000, False, "tiny").options

@@ -325,6 +325,7 @@ def test_request_that_says_nothing_usable_is_refused(transport: Transport, tmp_p
             assert ask(assoc, wanted(some)) == 0x0124
 
 
+@pytest.mark.slow
 def test_ten_thousand_objects_are_answered(tmp_path: Path) -> None:
     """Issue 6: a long request is one request; beyond the limit it is refused, not cut."""
     sender = Sender()

@@ -426,6 +426,8 @@ def test_different_patients_when_identifiers_are_equal_get_no_contour(
     assert target["reasons"]
 
 
+# the same pair without DICOM: test_registration
+@pytest.mark.slow
 def test_real_pair_when_its_mr_is_moved_is_found_again(real_data: Path, tmp_path: Path) -> None:
     """Issue 2: both maps agree within 3 mm once the known motion is taken out; the first passes."""
     worst, plain, _ = consistency_mm(real_data / "sarcoma-ct-mr" / "STS_010", tmp_path)

@@ -85,6 +85,7 @@ def farthest_mm(document: dict[str, Any], expected: RigidTransform, study: Phant
     return pose.largest_distance_mm(expected, expected.inverse().apply(corners))
 
 
+@pytest.mark.slow
 def test_wrong_registration_when_received_is_only_a_candidate(
     study: PhantomStudy, folder: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def test_register_recovers_a_known_motion_when_the_mr_lies_400_mm_away(
     assert registration.leading_series_uid == "2.1"
 
 
+@pytest.mark.slow
 def test_register_does_not_pass_when_the_mr_is_mirrored_head_to_feet(
     ct: Image, found: tuple[RigidTransform, Image, Registration]
 ) -> None:
@@ -194,8 +195,6 @@ def _moved(mr: Image) -> tuple[Image, RigidTransform]:
     return Image(geometry, mr.voxels, "MR", mr.series_instance_uid, "", "T1"), moved_from_mr
 
 
-# the same pair, from DICOM to DICOM: test_process
-@pytest.mark.slow
 @pytest.mark.real_data
 def test_register_follows_a_known_motion_when_the_mr_is_real(real_data: Path) -> None:
     """Bar 1: as it is, and moved by a known motion into a frame of its own: within 3 mm."""

@@ -88,7 +88,7 @@ def test_series_is_shifted_onto_the_leading_one_when_it_lies_a_little_beside(
         ((0, 0, 0, 3.5, -3.5, 1.0), False),
         # less is noticed already: the row above
         pytest.param((0, 0, 0, 0, 0, -10.0), False, marks=pytest.mark.slow),
-        ((15.0, 0, 0, 0, 0, 0), False),
+        pytest.param((15.0, 0, 0, 0, 0, 0), False, marks=pytest.mark.slow),
     ],
 )
 def test_sent_registration_is_judged_when_the_protocol_orders_its_use(

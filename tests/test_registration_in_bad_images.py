@@ -1,6 +1,6 @@
 """Coil shading and metal: registered right, or refused with a reason. Truth: the test's own motion.
 
-Two that must be right run always; those that may be refused are slow.
+One runs always; the others are slow.
 """
 
 import numpy as np
@@ -91,6 +91,7 @@ def error_mm(found: Registration) -> float:
     return median_distance_mm(found.ct_from_mr.inverse(), TRUTH.inverse(), corners)
 
 
+@pytest.mark.slow
 def test_register_is_right_when_a_coil_shades_the_mr_seventeen_times(ct: Image, mr: Image) -> None:
     """Behind the signal is 17 times weaker than in front: the pose passes and is right."""
     found = registered(ct, shaded(mr, 60.0))

@@ -172,6 +172,7 @@ def test_real_cone_beam_is_no_worse_than_the_publisher_and_follows_a_motion(
     assert median_distance_mm(pose, found.ct_from_mr.inverse(), corners) < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_cone_beam_is_flagged_when_it_was_put_10_mm_off(real_pair: RealPair) -> None:
     """A wrong pose fails however it was come by."""

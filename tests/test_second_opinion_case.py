@@ -16,6 +16,8 @@ from node.process import STEPS, process
 from tests.nodes import write_datasets
 from tests.outline_stand_in import RECORD, Bench
 
+pytestmark = pytest.mark.slow
+
 LOW_MM, HIGH_MM = (30.0, -30.0, -6.0), (38.0, -14.0, 10.0)
 """Centres of the first and last voxel of what the stand-in takes for the gallbladder, which nobody
 drew: left of the target of this phantom, which ends at x = 7.0 mm, on the same slices and rows."""
