@@ -98,7 +98,7 @@ class Departed:
     def _owes(self, name: str) -> bool:
         """Tell whether anything that was promised under a name is not in the index yet.
 
-        Or lies among the spare files: a power cut took its rename (`Filing.file_for` mends that).
+        Or lies among the spare files: a power cut took its rename (`Recovery.file_for` mends that).
         """
         filed = self._instances.filed_up_to(name)
         spares = spares_of(self._node.data, name)

@@ -9,6 +9,7 @@ one host; of the rest, the kind of file system and how it is mounted must tell.
 import fcntl
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,11 +125,8 @@ def try_locks_and_renames(folder: Path) -> str:
                 fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 return f"files under {folder} cannot be locked: {error.strerror}"
-            try:
+            with suppress(OSError):  # as it must be: the other one holds it
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                pass
-            else:
                 return f"two can lock the same file under {folder}"
         new.replace(old)
         return "" if old.read_bytes() == b"new" else f"a rename under {folder} does not replace"

@@ -19,7 +19,7 @@ from node.config import NodeSection, Peer, Role
 from node.disk import Piece
 from node.element_reader import PREAMBLE_BYTES, PREFIX
 from node.errors import NodeError, StorageFullError, UnfitObjectError, UnreadableObjectError
-from node.filing import Carrier, Filing
+from node.filing import Filing
 from node.header import (
     REFERRING_CLASSES,
     InstanceHeader,
@@ -30,6 +30,7 @@ from node.header import (
 from node.log import IDENTIFIERS
 from node.monitoring.counts import BYTES, COUNTS, OBJECTS, REFUSALS
 from node.receipt import Receipt
+from node.recording import Carrier
 from node.storage import ObjectStore, ReceivedFile
 
 LOGGER = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from node.holdings import (
     conflicting_attributes,
     identity_of,
 )
+from node.joining import Joined
 from node.planned import planned_on
 
 LEAST_IMAGES = 3
@@ -47,14 +48,10 @@ class OtherCt:
 
 
 @dataclass(frozen=True, slots=True)
-class JoinedCt:
+class JoinedCt(Joined):
     """Other CT of a case in the order of their UIDs, all their objects, and what was noticed."""
 
     chosen: tuple[OtherCt, ...] = ()
-    series: tuple[Series, ...] = ()
-    instances: tuple[StoredInstance, ...] = ()
-    forming: tuple[StoredInstance, ...] = ()
-    findings: tuple[AssemblyFinding, ...] = ()
 
 
 def choose_other_ct(ct: Series | None, protocol: Protocol, held: Holdings) -> JoinedCt:
@@ -96,11 +93,11 @@ def choose_other_ct(ct: Series | None, protocol: Protocol, held: Holdings) -> Jo
         chosen.append(OtherCt(series.uid, _uid(drawn), _uids(planned.doses), _uids(planned.plans)))
     unique = {one.header.sop_instance_uid: one for one in instances}
     return JoinedCt(
-        tuple(chosen),
-        tuple(series for series, _ in kept),
-        tuple(unique.values()),
-        tuple(forming),
-        tuple(findings),
+        series=tuple(series for series, _ in kept),
+        instances=tuple(unique.values()),
+        forming=tuple(forming),
+        findings=tuple(findings),
+        chosen=tuple(chosen),
     )
 
 

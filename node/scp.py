@@ -41,6 +41,7 @@ from node.offered import Service, application_entity, contexts_for
 from node.pdu_stream import Command, LineEndedError
 from node.process_name import SINGLE_NODE
 from node.query.dialog import ReceivedObject
+from node.recovery import Recovery
 from node.storage import ObjectStore
 from node.tls import ServerTls
 from node.transport import Limits
@@ -100,8 +101,9 @@ class StoreScp:
         self._clock = clock
         self._watch = AssociationWatch(audit)
         journal = Journal(journal_folder(store.root, node_run), store.disk)
-        on_cut = partial(tell_of_cut, index, audit)
-        self._filing = Filing(store, journal, InstanceBook(index), node_run, on_cut)
+        of_this_process = store, journal, InstanceBook(index), node_run
+        self._recovery = Recovery(*of_this_process, partial(tell_of_cut, index, audit))
+        self._filing = Filing(*of_this_process)
         self._intake = Intake(config.node, store, self._filing, clock)
         self._admission = Admission(config)
         self._tls = None if config.tls is None else ServerTls(config.tls)
@@ -125,7 +127,7 @@ class StoreScp:
             NodeError: The disk or the database refuses.
         """
         try:
-            self._filing.recover(self._clock())
+            self._recovery.recover(self._clock())
         except OSError as error:
             raise NodeError(
                 f"the journal of what was received cannot be read: {error.strerror}",

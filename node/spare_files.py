@@ -111,10 +111,12 @@ class SpareFiles:
             self._disk.sync_directory(folder)
             for spare in made:
                 os.fdatasync(spare.descriptor)  # no promise rests on it
-        except OSError as error:
+        except (OSError, MemoryError) as error:  # whatever it is: who waits must be told
             for spare in made:
                 _remove(spare)
-            return [], error
+            if isinstance(error, OSError):
+                return [], error
+            return [], OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         return made, None
 
 

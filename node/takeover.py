@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from node.errors import StorageFullError
-from node.filing import Filing
 from node.index.instances import InstanceBook
 from node.journal import FOLDER_PREFIX, Journal, journal_folder
 from node.membership import Membership
+from node.recovery import Recovery
 from node.storage import ObjectStore
 from node.workflow import Workflow
 
@@ -30,7 +30,7 @@ class Takeover:
         instances: The index of what was received.
         store: Where the objects are; None: this process does not receive, and files for nobody.
         clock: The time, aware.
-        on_cut: As of `Filing`.
+        on_cut: As of `Recovery`.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Takeover:
         if self._filed.get(name) == stamp:
             return
         journal = Journal(folder, self._store.disk)
-        filing = Filing(self._store, journal, self._instances, name, self._on_cut)
+        recovery = Recovery(self._store, journal, self._instances, name, self._on_cut)
         try:
-            counts = filing.file_for(partial(self._is_silent, name), self._clock())
+            counts = recovery.file_for(partial(self._is_silent, name), self._clock())
         except OSError as error:
             raise StorageFullError(
                 f"the journal of {name} cannot be read: {error.strerror}",

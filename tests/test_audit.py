@@ -18,7 +18,6 @@ from node.audit.section import AuditSection
 from node.audit.trail import AUDIT_FOLDER, MOST_WAITING, AuditTrail, trail_of
 from node.config import Config, NodeSection
 from node.errors import NodeError
-from node.filing import Filing
 from node.header import InstanceHeader
 from node.index import Index
 from node.index.instances import InstanceBook, patient_key_of
@@ -26,6 +25,7 @@ from node.index.tables import ASSOCIATIONS
 from node.journal import Journal
 from node.monitoring.counts import AUDIT_LOST, COUNTS
 from node.receiver import StandInReceiver
+from node.recovery import Recovery
 from tests.answering_node import (
     MR_SERIES,
     PATIENT,
@@ -118,10 +118,10 @@ def test_association_in_which_the_process_was_killed_is_told_at_recovery(
 ) -> None:
     """Issue 8, 5: objects that were filed, or only promised, when the power went; once."""
     process = Process(tmp_path)
-    process.filing.recover(now())
+    process.recovery.recover(now())
     book = InstanceBook(process.index)
     receipts = process.promise(ct(1), ct(1), ct(2, StudyInstanceUID="1.2.826.0.9"))
-    Filing(process.store, Journal(process.journal.folder), book, "node").file_for(
+    Recovery(process.store, Journal(process.journal.folder), book, "node").file_for(
         lambda: False, now()
     )
     with process.index.begin() as connection:  # filed, and the association had not ended yet
@@ -130,11 +130,11 @@ def test_association_in_which_the_process_was_killed_is_told_at_recovery(
     events: list[AuditEvent] = []
     on_cut = partial(tell_of_cut, process.index, events.append)
     for _ in range(2):
-        filing = Filing(process.store, Journal(process.journal.folder), book, "node", on_cut)
+        recovery = Recovery(process.store, Journal(process.journal.folder), book, "node", on_cut)
         if who == "another process":
-            filing.file_for(lambda: True, now())
+            recovery.file_for(lambda: True, now())
         else:
-            filing.recover(now())
+            recovery.recover(now())
     process.index.close()
     assert told(events) == [
         (Kind.RECEIVED, "CT1", "success"),

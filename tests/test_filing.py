@@ -13,13 +13,15 @@ import sqlalchemy as sa
 from pydicom import Dataset, uid
 
 from node.errors import StorageFullError, UnfitObjectError
-from node.filing import BATCH, Carrier, Filing
+from node.filing import Filing
 from node.index import Index
 from node.index.instances import AssociationOutcome, InstanceBook
 from node.index.tables import ASSOCIATIONS, INSTANCES
 from node.intake import Announcement, file_front
 from node.journal import Journal
 from node.receipt import Receipt
+from node.recording import BATCH, Carrier
+from node.recovery import Recovery
 from node.storage import ObjectStore
 from tests.receiving_node import LONG_S, ct, encoded
 
@@ -35,7 +37,10 @@ class Process:
         self.index.create()
         self.store = ObjectStore(root, 0)
         self.journal = Journal(root / "journal-node", self.store.disk)
-        self.filing = Filing(self.store, self.journal, InstanceBook(self.index), "node")
+        self.recovery, self.filing = (
+            kind(self.store, self.journal, InstanceBook(self.index), "node")
+            for kind in (Recovery, Filing)
+        )
 
     def keep(self, ds: Dataset, association: str = "a") -> Receipt:
         """Keep an object as the intake does, and return what the journal is to say of it."""
@@ -97,7 +102,7 @@ def processes(tmp_path: Path) -> Iterator[Any]:
 
 def recovered(processes: Any) -> Process:
     process: Process = processes()
-    process.filing.recover(NOW)
+    process.recovery.recover(NOW)
     return process
 
 
@@ -161,11 +166,8 @@ def test_promised_file_that_is_gone_is_told(
     assert record.__dict__["path"] == receipts[1].path
 
 
-def test_repetition_leaves_one_copy_wherever_the_process_ends(
-    processes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same bytes twice; killed between the row and the removal of the second file."""
-    first, _second = recovered(processes).promise(ct(1), ct(1))
+def end_before_removal(processes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recover, and end the process between the row and the removal of the second file."""
 
     def end(_store: ObjectStore, _path: str) -> None:
         raise KeyboardInterrupt
@@ -174,6 +176,14 @@ def test_repetition_leaves_one_copy_wherever_the_process_ends(
         patch.setattr(ObjectStore, "remove_repetition", end)
         with pytest.raises(KeyboardInterrupt):
             recovered(processes)
+
+
+def test_repetition_leaves_one_copy_wherever_the_process_ends(
+    processes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes twice; killed between the row and the removal of the second file."""
+    first, _second = recovered(processes).promise(ct(1), ct(1))
+    end_before_removal(processes, monkeypatch)
     assert len(processes().files()) == 2
     check_filed(recovered(processes), [first])
 
@@ -183,14 +193,7 @@ def test_repetition_that_cannot_be_read_holds_up_no_start(
 ) -> None:
     """A crash kept it from being removed, and then its sector went bad: it is told, and left."""
     first, second = recovered(processes).promise(ct(1), ct(1))
-
-    def end(_store: ObjectStore, _path: str) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "remove_repetition", end)
-        with pytest.raises(KeyboardInterrupt):
-            recovered(processes)
+    end_before_removal(processes, monkeypatch)
     path = processes().store.read_path(second.path)
     path.unlink()
     path.mkdir()
@@ -275,9 +278,9 @@ def test_folder_that_is_not_mounted_makes_no_object_lost(
 
     with monkeypatch.context() as patch:
         patch.setattr(ObjectStore, "sync_names", unmount)
-        patch.setattr(Filing, "_unpromised", lambda *_args: [])
+        patch.setattr(Recovery, "_unpromised", lambda *_args: [])
         with pytest.raises(StorageFullError, match="data folder is away"):
-            process.filing.recover(NOW)
+            process.recovery.recover(NOW)
     elsewhere.rename(objects)
     check_filed(recovered(processes), receipts)
 

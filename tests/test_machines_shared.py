@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from node.config import Config, NodeSection, Protocol, read_config
 from node.doctor_sharing import check_offset, check_password_file, check_processes, check_sharing
 from node.errors import ConfigError, NodeError
-from node.filing import Filing
 from node.index import Index
 from node.index.cases import CaseBook
 from node.index.heartbeats import Heartbeats, ProcessIdentity
@@ -22,6 +21,7 @@ from node.journal import Journal
 from node.membership import SERVE, WORKER, Membership
 from node.process_name import serve_name, worker_name
 from node.receiver import StandInReceiver
+from node.recovery import Recovery
 from node.schedule import Schedule
 from node.shared_folder import require_folder
 from node.storage import StoredFile
@@ -317,16 +317,16 @@ def test_sender_when_another_has_begun_the_delivery_sends_no_more(tmp_path: Path
 # --- filing for another --------------------------------------------------------------------------
 
 
-def filing_for(process: Process) -> Filing:
+def recovery_for(process: Process) -> Recovery:
     """Return what another process files with for this one."""
     journal = Journal(process.journal.folder)
-    return Filing(process.store, journal, InstanceBook(process.index), "node")
+    return Recovery(process.store, journal, InstanceBook(process.index), "node")
 
 
 @pytest.fixture
 def silent(tmp_path: Path) -> Iterator[Process]:
     process = Process(tmp_path)
-    process.filing.recover(NOW)
+    process.recovery.recover(NOW)
     yield process
     process.filing.stop(LONG_S)
     process.index.close()
@@ -335,7 +335,7 @@ def silent(tmp_path: Path) -> Iterator[Process]:
 def test_promises_of_a_silent_process_when_filed_leave_its_journal_alone(silent: Process) -> None:
     """It may be alive: it goes on promising, and files what it promised itself, to no effect."""
     receipts = silent.promise(*[received_ct(n) for n in range(3)])
-    other = filing_for(silent)
+    other = recovery_for(silent)
     assert other.file_for(lambda: True, NOW) == {"filed": 3, "associations": 0}
     assert [row.path for row in silent.rows()] == [r.path for r in receipts]
     assert [row.outcome for row in silent.rows(ASSOCIATIONS)] == ["node stopped"]
@@ -353,9 +353,9 @@ def test_associations_of_a_process_that_is_back_stay_open(silent: Process) -> No
     opened = book.open_association(
         calling_ae="CT1", peer_name="ct", address="h", opened_at=NOW, node_run="node"
     )
-    filing_for(silent).file_for(lambda: False, NOW)
+    recovery_for(silent).file_for(lambda: False, NOW)
     assert book.open_associations("node") == [opened]
-    filing_for(silent).file_for(lambda: True, NOW)
+    recovery_for(silent).file_for(lambda: True, NOW)
     assert book.open_associations("node") == []
 
 

@@ -15,12 +15,12 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at run time
 
 from node.config import Config, NodeSection
-from node.filing import Carrier
 from node.index import Index
 from node.index.instances import AssociationOutcome
 from node.listener import AssociationServer
 from node.monitoring.node_vitals import serve_vitals
 from node.monitoring.vitals import Sign, Vitals
+from node.recording import Carrier
 from node.schedule import Schedule
 from node.transport import Limits
 from node.web.app import make_app

@@ -294,15 +294,18 @@ def test_file_is_read_whole_where_the_system_gives_less_at_a_time(
     os.close(descriptor)
 
 
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.EIO, os.strerror(errno.EIO)), MemoryError()], ids=["disk", "memory"]
+)
 def test_disk_that_lets_nothing_be_removed_either_is_told_and_passes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system that fails is mounted read-only by the system, until somebody looks."""
     is_failing = threading.Event()
 
     def sync_directory(path: Path) -> None:
         if is_failing.is_set():
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise failure
         DiskCalls().sync_directory(path)
 
     store = ObjectStore(tmp_path, 0, disk=replace(DiskCalls(), sync_directory=sync_directory))

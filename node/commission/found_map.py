@@ -17,6 +17,7 @@ import pydicom
 from pydicom import Dataset
 from scipy import ndimage
 
+from handlers.decode.deformations import written_grid
 from handlers.geometry import Geometry, Points, RigidTransform
 from node.compute_job import METRICS_FILE
 from node.errors import NodeError
@@ -173,16 +174,5 @@ def _rigid(ds: Dataset, told: Mapping[str, Any]) -> RigidTransform:
 
 
 def _grid(ds: Dataset) -> WrittenGrid:
-    (item,) = ds.DeformableRegistrationSequence
-    (grid,) = item.DeformableRegistrationGridSequence
-    columns, rows, slices = (int(n) for n in grid.GridDimensions)
-    along_columns, along_rows, along_slices = (float(step) for step in grid.GridResolution)
-    axes = np.array([float(v) for v in grid.ImageOrientationPatient]).reshape(2, 3)
-    matrix = np.eye(4)
-    matrix[:3, 0] = np.cross(axes[0], axes[1]) * along_slices
-    matrix[:3, 1] = axes[1] * along_rows
-    matrix[:3, 2] = axes[0] * along_columns
-    matrix[:3, 3] = [float(v) for v in grid.ImagePositionPatient]
-    vectors = np.frombuffer(grid.VectorGridData, dtype="<f4").reshape(slices, rows, columns, 3)
-    geometry = Geometry(str(ds.FrameOfReferenceUID), matrix, (slices, rows, columns))
+    geometry, vectors = written_grid(ds)
     return WrittenGrid(geometry, vectors.astype(np.float64))

@@ -52,18 +52,25 @@ UNKNOWN_TO_SCHEMA_2 = re.compile(r"^(name = .*|heartbeat_limit_s = .*|compute = 
 OF_SCHEMA_2 = "1cf951d"
 
 
+def _sharing(
+    server: PostgresServer, folder: Path, receiver: StandInReceiver, versions: Versions
+) -> Machines:
+    """Return machines of the old version that share an index and work."""
+    return Machines(
+        folder / "node",
+        server.database(),
+        receiver.port,
+        compute=False,
+        heartbeat_limit_s=20,
+        program=versions.old,
+    )
+
+
 def rolling(server: PostgresServer, folder: Path, versions: Versions) -> dict[str, Any]:
     """Replace two serves and two workers one by one; return what became of the cases."""
     told: list[str] = []
     with StandInReceiver(folder / "tps", "TPS") as receiver:
-        machines = Machines(
-            folder / "node",
-            server.database(),
-            receiver.port,
-            compute=False,
-            heartbeat_limit_s=20,
-            program=versions.old,
-        )
+        machines = _sharing(server, folder, receiver, versions)
         try:
             a, b = machines.serve("a"), machines.serve("b")
             c, d = machines.worker("c"), machines.worker("d")
@@ -164,14 +171,7 @@ def more_tables(server: PostgresServer, folder: Path, versions: Versions) -> dic
         versions.new, folder / "program", installed_as(folder / "installed", "0.3.0")
     )
     with StandInReceiver(folder / "tps", "TPS") as receiver:
-        machines = Machines(
-            folder / "node",
-            server.database(),
-            receiver.port,
-            compute=False,
-            heartbeat_limit_s=20,
-            program=versions.old,
-        )
+        machines = _sharing(server, folder, receiver, versions)
         try:
             serves = [machines.serve("a"), machines.serve("b")]
             worker = machines.worker("c")

@@ -23,6 +23,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from node.config import NodeSection
@@ -47,6 +48,9 @@ from tests.receiving_node import Node, ct, encoded, running
 CHECKED_EVERY = 500
 SLOW_S = 5.0
 REQUESTS = 3
+PATIENT = NodeSection(port=0, network_timeout_s=30, max_rejections_per_minute=100_000)
+"""Of a node that shuts nobody out, however much nonsense comes."""
+
 FORESEEN_REASONS = {(0, 0), *((2, reason) for reason in (1, 2, 4, 5, 6))}
 """PS3.8 table 9-26; no reason (2, 0) is what the node says of its own mistakes."""
 
@@ -123,16 +127,27 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
-def fuzz(node: Node, first: int, cases: int, seed: int) -> int:
-    """Run the cases; return how many broke a rule."""
-    whole, endings, failures = whole_messages(), Counter[str](), 0
+def fuzz(
+    ending: Callable[[random.Random], str],
+    is_served: Callable[[], bool],
+    asked: argparse.Namespace,
+) -> int:
+    """Run the cases; return how many broke a rule.
+
+    Args:
+        ending: Sends one case, made by chance, and returns how it ended.
+        is_served: Tells whether an honest peer is answered.
+        asked: What the command line says, as of `parser_of`.
+    """
+    first, cases, seed = asked.first, asked.cases, asked.seed
+    endings, failures = Counter[str](), 0
     slowest_s, slowest_case, begin_s, begin_mib = 0.0, 0, time.perf_counter(), 0.0
     for number in range(first, first + cases):
         start_s = time.perf_counter()
         try:
-            endings[ending_of(node, random.Random(f"{seed}-{number}"), whole)] += 1
+            endings[ending(random.Random(f"{seed}-{number}"))] += 1
             if number % CHECKED_EVERY == CHECKED_EVERY - 1:
-                assert echo_status(node.port), "no echo"
+                assert is_served(), "no echo"
                 assert association_threads() == [], "a thread is left"
                 begin_mib = begin_mib or resident_mib()
         except Exception:  # noqa: BLE001 - whatever it is, it is what is looked for
@@ -155,19 +170,26 @@ def fuzz(node: Node, first: int, cases: int, seed: int) -> int:
     return failures
 
 
-def main() -> int:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=100_000)
+def parser_of(description: str | None, cases: int) -> argparse.ArgumentParser:
+    """Return what reads the command line: how many cases, which, by which seed."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--cases", type=int, default=cases)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    asked = parser_of(__doc__, cases=100_000).parse_args()
     warnings.simplefilter("ignore")
     errors = _Errors()
     logging.getLogger().addHandler(errors)
-    section = NodeSection(port=0, network_timeout_s=30, max_rejections_per_minute=100_000)
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder), section=section) as node:
-        failures = fuzz(node, asked.first, asked.cases, asked.seed)
+    whole = whole_messages()
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), section=PATIENT) as node:
+        failures = fuzz(
+            lambda rng: ending_of(node, rng, whole), lambda: bool(echo_status(node.port)), asked
+        )
         spare = sum(path.stat().st_size for path in Path(folder).rglob("spare/*"))
     print(f"{spare} bytes in spare files")
     for text, count in errors.counts.most_common(40):

@@ -10,32 +10,27 @@ left. Prints the distinct endings, the slowest case and the growth of memory; ex
 broken. A case depends on seed and number alone, but for what TLS itself draws at random.
 """
 
-import argparse
 import random
 import shutil
 import socket
 import ssl
 import sys
 import tempfile
-import time
-import traceback
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from node.config import NodeSection
 from tests.authority import Authority
 from tests.fuzz.associations import (
-    CHECKED_EVERY,
+    PATIENT,
     REQUESTS,
     ending_of,
-    resident_mib,
+    fuzz,
+    parser_of,
     whole_messages,
 )
 from tests.hostile_peer import (
     ENDING_S,
     HostilePeer,
-    association_threads,
     damaged,
     echo_command,
     request,
@@ -104,52 +99,26 @@ def echoes(node: Node, secure: ssl.SSLContext) -> bool:
     return kinds == [ASSOCIATE_AC, DATA_TF, RELEASE_RP]
 
 
-def fuzz(node: Node, secure: ssl.SSLContext, first: int, cases: int, seed: int) -> int:
-    """Run the cases; return how many broke a rule."""
-    whole, endings, failures = whole_messages(), Counter[str](), 0
-    slowest_s, slowest_case, begin_mib, begin_s = 0.0, 0, 0.0, time.perf_counter()
-    for number in range(first, first + cases):
-        rng, start_s = random.Random(f"{seed}-{number}"), time.perf_counter()
-        try:
-            kind = rng.randrange(3)
-            if kind == 0:
-                ending = ending_of(node, rng, whole, secure)
-            elif kind == 1:
-                ending = damaged_hello(node, rng, secure)
-            else:
-                ending = damaged_records(node, rng, secure, whole)
-            endings[ending] += 1
-            if number % CHECKED_EVERY == CHECKED_EVERY - 1:
-                assert echoes(node, secure), "no echo"
-                assert association_threads() == [], "a thread is left"
-                begin_mib = begin_mib or resident_mib()
-        except Exception:  # noqa: BLE001 - whatever it is, it is what is looked for
-            failures += 1
-            print(f"case {number}\n{traceback.format_exc()}", flush=True)
-        took_s = time.perf_counter() - start_s
-        if took_s > slowest_s:
-            slowest_s, slowest_case = took_s, number
-    for text, count in endings.most_common():
-        print(f"{count:8}  {text}")
-    print(
-        f"{cases} cases, seed {seed}: {cases / (time.perf_counter() - begin_s):.0f} cases/s, "
-        f"{failures} failures; slowest {slowest_s:.2f} s (case {slowest_case}); memory "
-        f"{begin_mib:.0f} MiB after {CHECKED_EVERY}, {resident_mib():.0f} at the end"
-    )
-    return failures
+def ending_over_tls(
+    node: Node, rng: random.Random, secure: ssl.SSLContext, whole: list[bytes]
+) -> str:
+    """Send one case; return how the node ended it."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        return ending_of(node, rng, whole, secure)
+    if kind == 1:
+        return damaged_hello(node, rng, secure)
+    return damaged_records(node, rng, secure, whole)
 
 
 def main() -> int:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first", type=int, default=0)
+    parser = parser_of(__doc__, cases=20_000)
     asked = parser.parse_args()
     openssl = shutil.which("openssl")
     if openssl is None:
         parser.error("the openssl program is needed")
-    section = NodeSection(port=0, network_timeout_s=30, max_rejections_per_minute=100_000)
+    whole = whole_messages()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         authority = Authority(folder / "authority", openssl)
@@ -159,8 +128,12 @@ def main() -> int:
         secure.load_cert_chain(peer.certificate, peer.key)
         settings = authority.settings(own, require=True)
         (folder / "node").mkdir()
-        with running(folder / "node", section=section, tls=settings) as node:
-            failures = fuzz(node, secure, asked.first, asked.cases, asked.seed)
+        with running(folder / "node", section=PATIENT, tls=settings) as node:
+            failures = fuzz(
+                lambda rng: ending_over_tls(node, rng, secure, whole),
+                lambda: echoes(node, secure),
+                asked,
+            )
     return 1 if failures else 0
 
 
