@@ -1,5 +1,9 @@
 """Empty, open files whose names are on stable storage, made ahead of need by a thread.
 
+Each lot has a folder of its own, placed elsewhere on the disk. ext4 without a journal gives no
+inode anew within minutes of its removal, and looks at all such in a part of the disk with each file
+that is made there: after one of some thousand files was removed, making one took 30 times as long.
+
 Each is synced once while it is empty, behind the sync of its folder. Otherwise ext4 without a
 journal brings the folder to stable storage with the first sync of each file in it: one more wait
 of each object for the disk, and of all associations for one block.
@@ -10,12 +14,11 @@ import os
 import threading
 import uuid
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.disk import FILE_MODE, NEW_FILE, DiskCalls
+from node.disk import FILE_MODE, NEW_FILE, DiskCalls, spread_folders_within
 
 SPARE_FILES = 64
 """How many spare files are made at a time, for one sync of their folder; two such lots are kept."""
@@ -33,16 +36,17 @@ class SpareFiles:
     """A stock of spare files; safe for many threads.
 
     Args:
-        folders: Where they are made, in turn: making some must not hold up renaming others.
+        folder: Where the folders of lots are made; it is there when the first file is taken.
         disk: The system calls to use.
     """
 
-    def __init__(self, folders: Sequence[Path], disk: DiskCalls) -> None:
-        self._folders = folders
+    def __init__(self, folder: Path, disk: DiskCalls) -> None:
+        self._folder = folder
         self._disk = disk
         self._changed = threading.Condition()
         self._spares: deque[Spare] = deque()
-        self._lots = 0
+        self._lots: list[Path] = []
+        """Their folders, but for those known to be gone; of the thread that makes them."""
         self._failure: OSError | None = None
         self._is_wanted = False
         self._is_closed = False
@@ -86,8 +90,10 @@ class SpareFiles:
             self._thread.join()
         while self._spares:
             _remove(self._spares.popleft())
+        self._remove_used_lots()
 
     def _run(self) -> None:
+        spread_folders_within(self._folder)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_wanted or self._is_closed)
@@ -101,14 +107,16 @@ class SpareFiles:
                 self._changed.notify_all()
 
     def _made_lot(self) -> tuple[list[Spare], OSError | None]:
-        folder = self._folders[self._lots % len(self._folders)]
-        self._lots += 1
-        made: list[Spare] = []
+        self._remove_used_lots()
+        lot, made = self._folder / uuid.uuid4().hex, list[Spare]()
         try:
+            lot.mkdir()
+            self._lots.append(lot)
             for _ in range(SPARE_FILES):
-                path = folder / uuid.uuid4().hex
+                path = lot / uuid.uuid4().hex
                 made.append(Spare(path, os.open(path, NEW_FILE, FILE_MODE)))
-            self._disk.sync_directory(folder)
+            self._disk.sync_directory(lot)
+            self._disk.sync_directory(self._folder)
             for spare in made:
                 os.fdatasync(spare.descriptor)  # no promise rests on it
         except (OSError, MemoryError) as error:  # whatever it is: who waits must be told
@@ -118,6 +126,20 @@ class SpareFiles:
                 return [], error
             return [], OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         return made, None
+
+    def _remove_used_lots(self) -> None:
+        """Remove the folders of which every file was renamed or removed."""
+        self._lots = [lot for lot in self._lots if not _is_removed(lot)]
+
+
+def _is_removed(folder: Path) -> bool:
+    """Remove a folder if it is empty; tell whether it is gone."""
+    with suppress(FileNotFoundError):
+        try:
+            folder.rmdir()
+        except OSError:
+            return not folder.exists()
+    return True
 
 
 def _remove(spare: Spare) -> None:

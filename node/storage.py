@@ -30,6 +30,7 @@ from node.disk import (
     mapped,
     read_at_once,
     refusal,
+    start_writing,
 )
 from node.errors import StorageFullError
 from node.spare_files import Spare, SpareFiles
@@ -99,6 +100,7 @@ class ReceivedFile:
             written = self._store.disk.write_pieces(self._descriptor, pieces)
             if written < size_bytes:
                 self._write_rest(memoryview(b"".join(pieces))[written:])
+        start_writing(self._descriptor, self.size_bytes, size_bytes)
         self.size_bytes += size_bytes
 
     def _write_rest(self, rest: memoryview) -> None:
@@ -181,12 +183,12 @@ class ObjectStore:
         self._objects = root / self.OBJECTS
         self._min_free_bytes = min_free_bytes
         self._min_free_share = min_free_share
-        self._stock = SpareFiles(self.spare_folders(), self.disk)
+        self._stock = SpareFiles(self._spare_folder, self.disk)
         self.refusals = Refusals(self)
         self._failed_at_s: float | None = None
         self._room_seen_at_s = -ROOM_LOOKED_AT_S
         try:
-            for folder in (*self.spare_folders(), *self._object_folders()):
+            for folder in (self._spare_folder, *self._object_folders()):
                 folder.mkdir(parents=True, exist_ok=True)
             for made in (self._spare_folder, root / self.SPARE, self._objects, root, root.parent):
                 self.disk.sync_directory(made)
@@ -322,7 +324,7 @@ class ObjectStore:
 
     def was_interrupted(self) -> bool:
         """Tell whether an earlier process ended without `close`."""
-        return any(path for folder in self.spare_folders() for path in folder.iterdir())
+        return any(self._spares_left())
 
     def kept_since(self, seconds: float) -> list[str]:
         """Return the paths of objects that got their name after a time, in seconds since 1970.
@@ -347,10 +349,12 @@ class ObjectStore:
         To be called when the promised renames are finished, and before anything is received.
         """
         half_written = 0
-        for folder in self.spare_folders():
-            for path in folder.iterdir():
-                half_written += path.stat().st_size > 0
-                path.unlink()
+        for path in self._spares_left():
+            half_written += path.stat().st_size > 0
+            path.unlink()
+        for lot in self._spare_folder.iterdir():
+            with suppress(OSError):  # the spare files of another process
+                lot.rmdir()
         return half_written
 
     def close(self) -> None:
@@ -358,7 +362,7 @@ class ObjectStore:
         self._stock.close()
 
     def _probe(self) -> None:
-        path = self.spare_folders()[0] / uuid.uuid4().hex
+        path = self._spare_folder / uuid.uuid4().hex
         descriptor = os.open(path, NEW_FILE, FILE_MODE)
         try:
             self.disk.write(descriptor, b"\0")
@@ -374,9 +378,9 @@ class ObjectStore:
             self._failed_at_s = None
             LOGGER.warning("disk.recovered")
 
-    def spare_folders(self) -> list[Path]:
-        """Return where spare files are made, in turn: making some must not hold up renaming."""
-        return [self._spare_folder / "0", self._spare_folder / "1"]
+    def _spares_left(self) -> Iterator[Path]:
+        """Yield the spare files of this process; to be called while it makes none."""
+        return (path for path in self._spare_folder.glob("*/*") if path.is_file())
 
     def _object_folders(self) -> list[Path]:
         return [self._objects / f"{number:02x}" for number in range(256)]
@@ -387,8 +391,10 @@ def spares_of(root: Path, owner: str) -> set[str]:
 
     With a receipt of that name, one of them is an object of which a power cut took the rename.
     """
-    folders = (root / ObjectStore.SPARE / owner).glob("*/*")
-    return {path.relative_to(root).as_posix() for path in folders}
+    lots = os.walk(root / ObjectStore.SPARE / owner)  # unlike `glob`, bears that some go meanwhile
+    return {
+        Path(lot, name).relative_to(root).as_posix() for lot, _, names in lots for name in names
+    }
 
 
 class Refusals:
