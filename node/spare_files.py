@@ -2,7 +2,7 @@
 
 Each lot has a folder of its own, placed elsewhere on the disk. ext4 without a journal gives no
 inode anew within minutes of its removal, and looks at all such in a part of the disk with each file
-that is made there: after one of some thousand files was removed, making one took 30 times as long.
+that is made there: after 600 files were removed, making one took 100 to 700 us instead of 13 to 20.
 
 Each is synced once while it is empty, behind the sync of its folder. Otherwise ext4 without a
 journal brings the folder to stable storage with the first sync of each file in it: one more wait
