@@ -26,9 +26,12 @@ SPARE_FILES = 64
 
 @dataclass(frozen=True, slots=True)
 class Spare:
-    """One spare file; whoever takes it closes its descriptor."""
+    """One spare file; whoever takes it closes its descriptor.
 
-    path: Path
+    Its path is a text: to take `Path` objects apart costs more than all else that is done with it.
+    """
+
+    path: str
     descriptor: int
 
 
@@ -113,7 +116,7 @@ class SpareFiles:
             lot.mkdir()
             self._lots.append(lot)
             for _ in range(SPARE_FILES):
-                path = lot / uuid.uuid4().hex
+                path = f"{lot}/{uuid.uuid4().hex}"
                 made.append(Spare(path, os.open(path, NEW_FILE, FILE_MODE)))
             self._disk.sync_directory(lot)
             self._disk.sync_directory(self._folder)
@@ -147,4 +150,4 @@ def _remove(spare: Spare) -> None:
     with suppress(OSError):
         os.close(spare.descriptor)
     with suppress(OSError):
-        spare.path.unlink(missing_ok=True)
+        Path(spare.path).unlink(missing_ok=True)

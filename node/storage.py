@@ -77,8 +77,8 @@ class ReceivedFile:
     """
 
     def __init__(self, store: "ObjectStore", spare: Spare, sop_instance_uid: str) -> None:
-        name = hashlib.sha256(f"{sop_instance_uid}\n{spare.path.name}".encode()).hexdigest()
-        self.spare = spare.path.relative_to(store.root).as_posix()
+        self.spare = spare.path.removeprefix(f"{store.root}/")
+        name = hashlib.sha256(f"{sop_instance_uid}\n{self.spare}".encode()).hexdigest()
         self.path = f"{ObjectStore.OBJECTS}/{name[:2]}/{name}{store.suffix}"
         self.size_bytes = 0
         self._store = store
@@ -133,7 +133,7 @@ class ReceivedFile:
         with suppress(OSError):
             self._close()
         with suppress(OSError):  # then `recover` removes it
-            self._spare.unlink(missing_ok=True)
+            Path(self._spare).unlink(missing_ok=True)
             (self._store.root / self.path).unlink(missing_ok=True)
 
     def _close(self) -> None:
