@@ -5,6 +5,7 @@ command sets of C-STORE and C-ECHO), no association and no pynetdicom. What it h
 set are views of one buffer, valid until the next read.
 """
 
+import mmap
 import select
 import socket
 import ssl
@@ -83,7 +84,7 @@ class PduStream:
         self._silence_s = self._limit_s = silence_s
         self._deadline_s: float | None = None
         self._is_secured = isinstance(line, ssl.SSLSocket)
-        self._buffer = bytearray(FIRST_BUFFER_BYTES)
+        self._buffer: bytearray | mmap.mmap = bytearray(FIRST_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         if not self._is_secured:
@@ -96,9 +97,13 @@ class PduStream:
         self._let_wait(self._silence_s)
 
     def expect_data(self) -> None:
-        """Make the buffer as large as data sets need it."""
+        """Make the buffer as large as data sets need it.
+
+        It is mapped, so that its memory goes back to the system with the association: the C library
+        would keep it, once for each of its arenas.
+        """
         rest = bytes(self._view[self._start : self._end])
-        self._buffer = bytearray(DATA_BUFFER_BYTES)
+        self._buffer = mmap.mmap(-1, DATA_BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._buffer)
         self._view[: len(rest)] = rest
         self._start, self._end = 0, len(rest)
