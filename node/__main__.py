@@ -18,6 +18,7 @@ import typer
 from rich.table import Column, Table
 
 from node import process as processing
+from node.allocator import share_one_arena
 from node.case_job import software_version
 from node.commands.backup import add_commands as add_backup_commands
 from node.commands.cases import cases_app
@@ -83,6 +84,7 @@ def serve(
     """Run the node: receive, compute, deliver, until SIGTERM or Ctrl-C."""
     from node.service import Node  # a second of imports that no other command needs
 
+    share_one_arena()
     settings = read_config(config)
     os.umask(PRIVATE)
     configure_logging(log_level, as_json=True)

@@ -25,6 +25,7 @@ from handlers.registration import RegistrationSettings, register_frame
 from handlers.results import Registration, ResampledMr
 from handlers.sampling import mask_from_roi, resample
 from handlers.values import Case, Image, Mask
+from node.errors import NodeError
 from node.phantom import PhantomOptions, make_study
 from node.phantom.options import HiddenBy
 from node.phantom.study import PhantomStudy
@@ -279,7 +280,7 @@ def _make(pair: tuple[CaseSpec, Path]) -> str:
     spec, path = pair
     try:
         keep(spec.make(), path)
-    except ValueError as error:
+    except (ValueError, NodeError) as error:
         return f"cannot be made: {error}"
     return ""
 
