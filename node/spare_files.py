@@ -115,8 +115,8 @@ class SpareFiles:
         try:
             lot.mkdir()
             self._lots.append(lot)
-            for _ in range(SPARE_FILES):
-                path = f"{lot}/{uuid.uuid4().hex}"
+            for number in range(SPARE_FILES):
+                path = f"{lot}/{number:02x}"
                 made.append(Spare(path, os.open(path, NEW_FILE, FILE_MODE)))
             self._disk.sync_directory(lot)
             self._disk.sync_directory(self._folder)
