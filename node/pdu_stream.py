@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from node.pace import Pace
 
 FIRST_BUFFER_BYTES = 16 << 10
-DATA_BUFFER_BYTES = 512 << 10
-"""Before and after an association is established: what it costs, whatever its peer sends."""
+DATA_BUFFER_BYTES = 576 << 10
+"""Before and after an association is established: what it costs, whatever its peer sends.
+
+A CT slice of 512 x 512 fits, so that it is written with one call.
+"""
 
 PDU_HEADER = struct.Struct(">BxL")
 PDV_HEADER = struct.Struct(">LBB")
