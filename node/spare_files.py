@@ -14,6 +14,7 @@ import os
 import threading
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,8 @@ class SpareFiles:
         self._disk = disk
         self._changed = threading.Condition()
         self._spares: deque[Spare] = deque()
-        self._lots: list[Path] = []
-        """Their folders, but for those known to be gone; of the thread that makes them."""
+        self._lots: set[Path] = set()
+        """Their folders, but for those known to be gone."""
         self._failure: OSError | None = None
         self._is_wanted = False
         self._is_closed = False
@@ -93,7 +94,21 @@ class SpareFiles:
             self._thread.join()
         while self._spares:
             _remove(self._spares.popleft())
-        self._remove_used_lots()
+        self.remove_lots(self.used_lots())
+
+    def used_lots(self) -> list[Path]:
+        """Return the folders of which every file was taken and renamed or removed."""
+        with self._changed:
+            lots, in_stock = list(self._lots), {Path(s.path).parent for s in self._spares}
+        return [lot for lot in lots if lot not in in_stock and _is_empty(lot)]
+
+    def remove_lots(self, lots: Sequence[Path]) -> None:
+        """Remove folders of `used_lots`; not before what was renamed has its names for good."""
+        for lot in lots:
+            with suppress(OSError):
+                lot.rmdir()
+            with self._changed:
+                self._lots.discard(lot)
 
     def _run(self) -> None:
         spread_folders_within(self._folder)
@@ -110,11 +125,9 @@ class SpareFiles:
                 self._changed.notify_all()
 
     def _made_lot(self) -> tuple[list[Spare], OSError | None]:
-        self._remove_used_lots()
         lot, made = self._folder / uuid.uuid4().hex, list[Spare]()
         try:
             lot.mkdir()
-            self._lots.append(lot)
             for number in range(SPARE_FILES):
                 path = f"{lot}/{number:02x}"
                 made.append(Spare(path, os.open(path, NEW_FILE, FILE_MODE)))
@@ -128,21 +141,18 @@ class SpareFiles:
             if isinstance(error, OSError):
                 return [], error
             return [], OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        finally:
+            with self._changed:
+                self._lots.add(lot)
         return made, None
 
-    def _remove_used_lots(self) -> None:
-        """Remove the folders of which every file was renamed or removed."""
-        self._lots = [lot for lot in self._lots if not _is_removed(lot)]
 
-
-def _is_removed(folder: Path) -> bool:
-    """Remove a folder if it is empty; tell whether it is gone."""
-    with suppress(FileNotFoundError):
-        try:
-            folder.rmdir()
-        except OSError:
-            return not folder.exists()
-    return True
+def _is_empty(folder: Path) -> bool:
+    """Tell whether a folder holds nothing, or is gone."""
+    try:
+        return not any(folder.iterdir())
+    except OSError as error:
+        return error.errno == errno.ENOENT
 
 
 def _remove(spare: Spare) -> None:

@@ -340,8 +340,10 @@ class ObjectStore:
 
     def sync_names(self) -> None:
         """Bring the names of all objects to stable storage: no rename needs the journal then."""
+        used = self._stock.used_lots()  # from now on a rename may empty another, and not be synced
         for folder in self._object_folders():
             self.disk.sync_directory(folder)
+        self._stock.remove_lots(used)
 
     def recover(self) -> int:
         """Remove what was never promised; return how many half-written files that was.
@@ -352,9 +354,9 @@ class ObjectStore:
         for path in self._spares_left():
             half_written += path.stat().st_size > 0
             path.unlink()
-        for lot in self._spare_folder.iterdir():
+        for path in self._spare_folder.iterdir():
             with suppress(OSError):  # the spare files of another process
-                lot.rmdir()
+                path.unlink() if path.is_file() else path.rmdir()
         return half_written
 
     def close(self) -> None:
