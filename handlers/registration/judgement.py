@@ -157,6 +157,15 @@ LIMITS = (
         True,
         "From two starts the engine on brightness ends up {value:.1f} mm apart around the target.",
     ),
+    # the same 7 pairs: 0.7 to 1.9 mm; STS_034 7.0; phantoms 0.3 to 1.4, of the hard ones up to 5.1;
+    # MR of other phantoms, with which all else may agree: 6.4 to 9.9 mm
+    Limit(
+        "structure_apart_mm",
+        4.0,
+        8.0,
+        True,
+        "From two starts the engine on structure ends up {value:.1f} mm apart around the target.",
+    ),
     # for an alignment that was sent; planted shifts of 5 mm show 3.1 to 5.0, turns of 15 degrees 15
     Limit(
         "from_engines_mm",
@@ -238,7 +247,7 @@ LIMITS = (
 """Set on the real pairs named beside each, not on a phantom. None of these pairs was held out."""
 
 LIMITS_OF_CT = (
-    *LIMITS,
+    *(limit for limit in LIMITS if limit.figure != "structure_apart_mm"),
     # the CBCT of pancreas-ct and its moved copies: 0.1 mm; cone beams made of sarcoma CT: below 1.2
     Limit(
         "structure_apart_mm",
