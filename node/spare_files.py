@@ -50,7 +50,7 @@ class SpareFiles:
         self._changed = threading.Condition()
         self._spares: deque[Spare] = deque()
         self._lots: set[Path] = set()
-        """Their folders, but for those known to be gone."""
+        """Their folders, but for those that were removed."""
         self._failure: OSError | None = None
         self._is_wanted = False
         self._is_closed = False
@@ -138,21 +138,21 @@ class SpareFiles:
         except (OSError, MemoryError) as error:  # whatever it is: who waits must be told
             for spare in made:
                 _remove(spare)
+            with suppress(OSError):  # then the next start removes it
+                lot.rmdir()
             if isinstance(error, OSError):
                 return [], error
             return [], OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        finally:
-            with self._changed:
-                self._lots.add(lot)
+        with self._changed:
+            self._lots.add(lot)
         return made, None
 
 
 def _is_empty(folder: Path) -> bool:
-    """Tell whether a folder holds nothing, or is gone."""
-    try:
+    """Tell whether a folder holds nothing, as far as it can be looked at."""
+    with suppress(OSError):
         return not any(folder.iterdir())
-    except OSError as error:
-        return error.errno == errno.ENOENT
+    return False
 
 
 def _remove(spare: Spare) -> None:

@@ -48,6 +48,23 @@ def test_folders_of_used_lots_go(tmp_path: Path) -> None:
     assert not store.was_interrupted()
 
 
+def test_lot_that_cannot_be_made_leaves_no_folder(tmp_path: Path) -> None:
+    """Senders try again and again while a disk is full."""
+
+    def refuse(path: Path) -> None:
+        if path.parent == tmp_path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        DiskCalls().sync_directory(path)
+
+    stock = SpareFiles(tmp_path, replace(DiskCalls(), sync_directory=refuse))
+    for _ in range(3):
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            stock.take()
+    assert list(tmp_path.iterdir()) == []
+    assert stock.used_lots() == []
+    stock.close()
+
+
 def test_folder_that_is_emptied_while_names_are_synced_stays(tmp_path: Path) -> None:
     """Its last rename may be none of those that were synced."""
     store = ObjectStore(tmp_path, 0)
