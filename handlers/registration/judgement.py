@@ -158,7 +158,7 @@ LIMITS = (
         "From two starts the engine on brightness ends up {value:.1f} mm apart around the target.",
     ),
     # the same 7 pairs: 0.7 to 1.9 mm; STS_034 7.0; phantoms 0.3 to 1.4, of the hard ones up to 5.1;
-    # MR of other phantoms, with which all else may agree: 6.4 to 9.9 mm
+    # MR of nine other phantoms, with which all else may agree: 2.0, 3.4, and 4.4 to 10.2 mm
     Limit(
         "structure_apart_mm",
         4.0,
